@@ -1,0 +1,72 @@
+# Every task of this repository. Needs Python 3.11 or newer, pip, gcc, git and make; `make help` lists.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
+
+# A machine without an NVIDIA GPU saves several GB with PyTorch's own index:
+#   make venv TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+TORCH_PIP_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+# Extra words for a target's command, for example: make serve ARGS="--asr pocketsphinx"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo serve load test test-quick test-slow sim docs-check lint format types build clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## the environment in .venv, with the versions that are tested
+
+# torch comes first, so that no other package's range decides which build of it is taken.
+# resemblyzer comes without its dependencies: one needs a compiler, and only its weights are read.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) $(TORCH_PIP_FLAGS) torch
+	$(PIP_INSTALL) -e '.[test]'
+	$(PIP_INSTALL) --no-deps resemblyzer
+	touch $@
+
+demo: $(STAMP) ## a server, a two-speaker clip, live captions and their scores
+	$(BIN)/captiond demo $(ARGS)
+
+serve: $(STAMP) ## a server on this machine; ARGS="--asr whisper --asr-model …"
+	$(BIN)/captiond serve $(ARGS)
+
+load: $(STAMP) ## 20 scripted streams in real time for a minute; ARGS="--streams 50"
+	$(BIN)/python -m load_tests --streams 20 --seconds 60 $(ARGS)
+
+test: test-quick test-slow ## every test, and all branches of streaming/ covered
+
+test-quick: $(STAMP) ## the tests without real models, servers and browsers
+	$(BIN)/python -m pytest -m "not slow" --cov=streaming --cov-report=term-missing $(ARGS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+sim: $(STAMP) ## whole sessions under faults, in simulated time
+	$(BIN)/python -m pytest tests/sim $(ARGS)
+
+docs-check: $(STAMP) ## what the documents say against the code
+	$(BIN)/python -m pytest tests/test_docs*.py $(ARGS)
+
+lint: $(STAMP) ## formatting and lint rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(STAMP) ## format the code, repair what lint can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(STAMP) ## mypy, strict, code and tests
+	$(BIN)/mypy
+
+build: $(STAMP) ## the wheel, in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what the targets above made, except the environment
+	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,91 @@
+// Messages folded into what a viewer should see now; clients/live.py is the same in Python.
+//
+// Bounds: CAPTIONS_MAX finals (the oldest go first), OPEN_PER_LANE_MAX open lines per lane.
+
+export const CAPTIONS_MAX = 2000;
+const OPEN_PER_LANE_MAX = 4;
+
+export class CaptionFold {
+  constructor() {
+    this.captions = new Map();
+    this.open = new Map();
+    this.dropped = 0;
+    this.done = null;
+  }
+
+  /** Takes one message; returns the id of the caption that is new or changed, else null. */
+  apply(message) {
+    switch (message.type) {
+      case "partial": return this.applyPartial(message);
+      case "final": return this.applyFinal(message);
+      case "revision": return this.applyRevision(message);
+      case "gap": return this.closeLines(message.lane, message.end);
+      case "done":
+        this.open.clear();
+        this.done = message;
+        return null;
+      default: return null;
+    }
+  }
+
+  get openLines() {
+    return [...this.open.values()].sort((a, b) => a.lane - b.lane || a.start - b.start);
+  }
+
+  applyPartial(partial) {
+    if (this.captions.has(partial.caption_id) || this.done) return null;
+    if (!partial.text) {
+      this.open.delete(partial.caption_id);
+      return null;
+    }
+    this.open.set(partial.caption_id, partial);
+    const lines = this.openLines.filter((line) => line.lane === partial.lane);
+    for (const line of lines.slice(0, -OPEN_PER_LANE_MAX)) this.open.delete(line.caption_id);
+    return null;
+  }
+
+  applyFinal(final) {
+    this.closeLines(final.lane, final.start + 0.0005);
+    this.open.delete(final.caption_id);
+    this.captions.set(final.caption_id, { ...final, rev: 0 });
+    while (this.captions.size > CAPTIONS_MAX) {
+      this.captions.delete(this.captions.keys().next().value);
+      this.dropped += 1;
+    }
+    return final.caption_id;
+  }
+
+  applyRevision(revision) {
+    const caption = this.captions.get(revision.caption_id);
+    if (!caption || revision.rev <= caption.rev) return null;
+    caption.rev = revision.rev;
+    for (const run of revision.runs) {
+      for (const word of caption.words.slice(run.from_word, run.to_word)) word.speaker = run.speaker;
+    }
+    return revision.caption_id;
+  }
+
+  closeLines(lane, before) {
+    for (const line of this.openLines) {
+      if (line.lane === lane && line.start < before) this.open.delete(line.caption_id);
+    }
+    return null;
+  }
+}
+
+/** A caption's words as runs of one speaker: [{speaker, start, text}]. */
+export function speakerRuns(caption) {
+  if (!caption.words?.length) {
+    return [{ speaker: caption.speaker, start: caption.start, text: caption.text }];
+  }
+  const runs = [];
+  for (const word of caption.words) {
+    let run = runs.at(-1);
+    if (!run || run.speaker !== word.speaker) {
+      run = { speaker: word.speaker, start: word.start, text: "" };
+      runs.push(run);
+    }
+    run.text += run.text && !word.glued ? ` ${word.word}` : word.word;
+  }
+  return runs;
+}

@@ -1,0 +1,20 @@
+"""Everything that waits: sockets, processes, the store, signals. Decides no word and no speaker.
+
+The modules, from the outside in:
+
+- ``__main__``, ``commands``: the ``captiond`` command. ``child``: runs one as a child process.
+- ``config``: settings. ``app``: wires everything, drains.
+- ``auth``, ``limits``, ``admission``: who may connect, how fast, and whether there is room.
+- ``routes``: HTTP. ``subscription``: a session's events, read live by another.
+- ``socket``, ``connection``: one WebSocket of the native protocol.
+- ``protocols``: adapters for other wire formats; none yet.
+- ``hub``: the sessions in memory. ``live``: one of them, carried through waiting.
+- ``store``, ``schema``: sessions and durable events on disk.
+- ``dispatch``: jobs to workers, answers back. ``workers``: supervised engine processes.
+- ``cpu_budget``: how many processors there really are.
+- ``worker_frames``, ``worker_main``: what crosses to a worker process, and its entry point.
+- ``engines``: one file per model family; the only place that imports model libraries, and only
+  inside worker processes.
+- ``telemetry``: logging and metrics. ``scoring``: word and speaker errors against a reference.
+- ``assets``: the demo clip.
+"""

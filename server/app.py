@@ -1,0 +1,272 @@
+"""The server put together: store, workers, sessions, listener, signals. The only place of wiring.
+
+It listens before its models are loaded, so that ``/healthz`` answers at once and ``/readyz`` says
+what is missing; sessions are refused until everything is warm. SIGTERM drains.
+"""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import signal
+import time
+from collections.abc import Callable
+
+import structlog
+from aiohttp import web
+
+from server.auth import Keyring, OriginGuard
+from server.config import Settings
+from server.connection import HEARTBEAT_SECONDS, Connection
+from server.dispatch import Dispatcher
+from server.engines.errors import EngineUnavailable
+from server.engines.registry import EngineSpec
+from server.engines.selection import choose_recognizer
+from server.hub import EnginesInUse, Hub
+from server.limits import PacketGate
+from server.routes import TENANT, Routes, guard_middleware
+from server.socket import CaptionSocket
+from server.store import TranscriptStore
+from server.telemetry import Metrics
+from server.workers import EngineWorker, WorkerState, cpu_budget
+from streaming.batching import BatchLimits
+from streaming.events import SessionStage
+from streaming.wire import STREAM_PATH
+
+LAG_PROBE_SECONDS = 0.5
+DRAIN_POLL_SECONDS = 0.05
+ACTIVITY_WINDOWS_MAX = 256
+"""Voice activity is cheap per window and dear per call."""
+CLOSE_SECONDS_MAX = 2.0
+NO_DIARIZER = "none"
+
+_log = structlog.get_logger(__name__)
+
+
+def version() -> str:
+    """Of the installed distribution."""
+    try:
+        return importlib.metadata.version("captiond")
+    except importlib.metadata.PackageNotFoundError:
+        return "unreleased"
+
+
+def engine_specs(settings: Settings) -> dict[SessionStage, EngineSpec]:
+    """What each stage's workers load; a stage without an engine is left out.
+
+    Blocks for at most two seconds, to see whether a model hub can be reached.
+    """
+    budget = settings.threads or cpu_budget()
+    choice = choose_recognizer(settings.asr, settings.asr_model)
+    if choice.warning:
+        _log.warning(choice.warning)
+    is_scripted = choice.name == "scripted"
+    vad = settings.vad
+    if vad == "auto":
+        vad = "scripted" if is_scripted else "silero"
+    asr_threads = max(1, budget // settings.asr_workers)
+    specs = {
+        SessionStage.ACTIVITY: EngineSpec(
+            SessionStage.ACTIVITY, vad, options=dict(settings.vad_options)
+        ),
+        SessionStage.RECOGNITION: EngineSpec(
+            SessionStage.RECOGNITION,
+            choice.name,
+            choice.model,
+            dict(settings.asr_options),
+            asr_threads,
+        ),
+    }
+    if settings.diarizer != NO_DIARIZER:
+        specs[SessionStage.DIARIZATION] = EngineSpec(
+            SessionStage.DIARIZATION, settings.diarizer, threads=max(1, budget // 2)
+        )
+    return specs
+
+
+class Server:
+    """One captiond process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = Metrics(version())
+        self._connections: set[Connection] = set()
+        self._workers: dict[SessionStage, list[EngineWorker]] = {}
+        self._dispatcher: Dispatcher | None = None
+        self._problems = ["models are loading"]
+        self._signals = 0
+        self._stop = asyncio.Event()
+
+    async def run(self, on_listening: Callable[[str], None], on_ready: Callable[[], None]) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. ``on_listening`` gets the base URL.
+
+        Raises: EngineUnavailable, StoreError, OSError (address in use), each with what to do.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        async with contextlib.AsyncExitStack() as stack:
+            store = await self._open_store()
+            stack.push_async_callback(store.close)
+            hub = Hub(self._settings, store, self._metrics)
+            runner = await self._listen(hub, on_listening)
+            stack.push_async_callback(runner.cleanup)
+            stack.push_async_callback(self._close_workers)
+            probe = asyncio.create_task(self._probe(hub), name="loop lag probe")
+            stack.callback(probe.cancel)
+            if await self._load(hub):
+                on_ready()
+                await self._stop.wait()
+            await self._drain(hub)
+
+    async def _open_store(self) -> TranscriptStore:
+        seconds = self._metrics.store_commit_seconds
+        return await TranscriptStore.open(
+            self._settings.store_url,
+            synchronous="FULL" if self._settings.store_synchronous == "full" else "NORMAL",
+            on_commit=lambda duration_s, _: seconds.observe(duration_s),
+        )
+
+    async def _listen(self, hub: Hub, on_listening: Callable[[str], None]) -> web.AppRunner:
+        settings = self._settings
+        keyring = Keyring.from_settings(settings)
+        origins = OriginGuard(settings.allowed_origins, settings.allowed_hosts, settings.host)
+        app = web.Application(middlewares=[guard_middleware(keyring, origins)])
+        Routes(hub, self).add_to(app)
+        app.router.add_get(STREAM_PATH, lambda request: self._stream(request, hub))
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        await runner.setup()
+        await web.TCPSite(runner, settings.host, settings.port).start()
+        host, port = runner.addresses[0][:2]
+        on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        return runner
+
+    async def _load(self, hub: Hub) -> bool:
+        """Start all workers; False where a signal came first. Raises: EngineUnavailable."""
+        loading = asyncio.create_task(self._start_workers())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not loading.done():
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+            return False
+        engines = loading.result()
+        size = self._settings.batch_windows_max
+        limits = {stage: BatchLimits(size) for stage in SessionStage}
+        limits[SessionStage.ACTIVITY] = BatchLimits(ACTIVITY_WINDOWS_MAX)
+        limits[SessionStage.DIARIZATION] = BatchLimits(max(size, 64))
+        self._dispatcher = Dispatcher(self._workers, limits, self._metrics, hub.deliver)
+        self._dispatcher.start()
+        hub.serve_with(engines, self._dispatcher)
+        self._problems = []
+        return True
+
+    async def _start_workers(self) -> EnginesInUse:
+        specs = await asyncio.to_thread(engine_specs, self._settings)
+        for stage, spec in specs.items():
+            count = self._settings.asr_workers if stage is SessionStage.RECOGNITION else 1
+            self._workers[stage] = [self._worker(spec) for _ in range(count)]
+        every = [worker for workers in self._workers.values() for worker in workers]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for worker in every:
+                    group.create_task(worker.start())
+        except* EngineUnavailable as failures:
+            raise failures.exceptions[0] from None
+        return self._in_use()
+
+    def _in_use(self) -> EnginesInUse:
+        """What the started workers said of themselves."""
+        ready = {
+            stage: workers[0].ready
+            for stage, workers in self._workers.items()
+            if workers[0].ready is not None
+        }
+        names = {stage.value: said.description for stage, said in ready.items()}
+        _log.info("engines ready", **names)
+        diarizer = ready.get(SessionStage.DIARIZATION)
+        recognizer = ready[SessionStage.RECOGNITION]
+        return EnginesInUse(names, diarizer.profile if diarizer else None, recognizer.languages)
+
+    def _worker(self, spec: EngineSpec) -> EngineWorker:
+        restarts = self._metrics.worker_restarts.labels(spec.stage.value)
+
+        def count(state: WorkerState) -> None:
+            if state is WorkerState.RESTARTING:
+                restarts.inc()
+
+        return EngineWorker(spec, on_state=count)
+
+    @property
+    def problems(self) -> list[str]:
+        """Why no session can start now."""
+        if self._signals:
+            return ["the server is draining"]
+        lost = [
+            f"the {stage.value} engine is restarting"
+            for stage, workers in self._workers.items()
+            if not any(worker.ready for worker in workers)
+        ]
+        return self._problems or lost
+
+    async def _stream(self, request: web.Request, hub: Hub) -> web.StreamResponse:
+        tenant = request[TENANT]
+        hub.admit_upgrade(tenant)
+        socket = CaptionSocket(heartbeat_s=HEARTBEAT_SECONDS)
+        await socket.prepare(request)
+        settings = self._settings
+        connection = Connection(
+            socket,
+            hub,
+            tenant,
+            gate=PacketGate(settings.packets_per_second_max),
+            handshake_s=settings.handshake_timeout_s,
+            idle_s=settings.idle_timeout_s,
+        )
+        self._connections.add(connection)
+        try:
+            await connection.serve()
+        finally:
+            self._connections.discard(connection)
+        return socket
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        self._stop.set()
+
+    async def _drain(self, hub: Hub) -> None:
+        """Finish every caption of the audio received, then send the clients away."""
+        deadline_s = self._settings.drain_s
+        _log.info("draining", sessions=len(tuple(hub.sessions)), deadline_s=deadline_s)
+        for connection in tuple(self._connections):
+            connection.drain(deadline_s)
+        hub.pause()
+        await self._wait_until(lambda: self._is_drained(hub), deadline_s)
+        _log.info("drained", is_complete=self._is_drained(hub))
+        for connection in tuple(self._connections):
+            connection.close_for_drain()
+        await self._wait_until(lambda: not self._connections, CLOSE_SECONDS_MAX)
+
+    async def _wait_until(self, is_so: Callable[[], bool], seconds: float) -> None:
+        """Returns as soon as it is so, the time is over, or a second signal comes."""
+        give_up = time.monotonic() + seconds
+        # What is waited for is spread over all sessions and sockets: no one event tells of it.
+        while not is_so() and time.monotonic() < give_up and self._signals < 2:  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+
+    def _is_drained(self, hub: Hub) -> bool:
+        return hub.is_settled and all(c.is_caught_up for c in self._connections)
+
+    async def _close_workers(self) -> None:
+        if self._dispatcher is not None:
+            await self._dispatcher.close()
+        every = [worker for workers in self._workers.values() for worker in workers]
+        await asyncio.gather(*(worker.close() for worker in every), return_exceptions=True)
+
+    async def _probe(self, hub: Hub) -> None:
+        """How late the loop runs a timer, and how much audio waits."""
+        lag = self._metrics.event_loop_lag_seconds
+        while True:
+            due = time.monotonic() + LAG_PROBE_SECONDS
+            await asyncio.sleep(LAG_PROBE_SECONDS)
+            lag.observe(max(0.0, time.monotonic() - due))
+            self._metrics.backlog_seconds.set(hub.backlog_seconds)

@@ -1,0 +1,235 @@
+"""The sessions in memory: opened, resumed, finished, counted.
+
+Owns the table of live sessions and the way a new one is made from settings and engines. Knows no
+sockets; admission is ``admission.py``'s decision.
+
+Invariant H1: a session id is found by its tenant and its token only; every other asker gets the
+same answer as for an id that never was.
+"""
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from server.admission import Admission
+from server.auth import check_resume_token, hash_resume_token, new_resume_token
+from server.config import Settings
+from server.dispatch import Dispatcher, Outcome
+from server.live import LiveSession, Services
+from server.store import SessionRecord, TranscriptStore
+from server.telemetry import Metrics
+from streaming.endpointing import EndpointingOptions
+from streaming.engines import DiarizerProfile
+from streaming.errors import UnknownSession, UnsupportedOption
+from streaming.lane import LaneOptions
+from streaming.session import Session
+from streaming.timeline import SAMPLE_RATE_HZ, samples_from_seconds
+from streaming.windows import WindowOptions
+from streaming.wire import (
+    AUDIO_MESSAGE_BYTES_MAX,
+    CONTROL_MESSAGE_BYTES_MAX,
+    Ready,
+    Resume,
+    Start,
+)
+
+PROTOCOL = "captiond"
+
+
+@dataclass(frozen=True, slots=True)
+class EnginesInUse:
+    """What the workers said when they were ready."""
+
+    descriptions: dict[str, str]
+    """Stage → engine, as shown to clients."""
+    diarizer: DiarizerProfile | None
+    languages: tuple[str, ...] | None = None
+    """What the recognizer understands; None where it takes any."""
+
+    def check_language(self, language: str | None) -> None:
+        """Raises: UnsupportedOption."""
+        if language is None or self.languages is None or language in self.languages:
+            return
+        raise UnsupportedOption(
+            f'this server\'s recognizer does not understand "{language}", only '
+            f"{', '.join(self.languages)}; leave language out, or ask the operator for a "
+            "multilingual checkpoint"
+        )
+
+
+def lane_options(settings: Settings, diarizer: DiarizerProfile | None) -> LaneOptions:
+    """What the operator's settings mean for every lane."""
+    tail_ms = min(EndpointingOptions().tail_ms, settings.endpointing_ms)
+    return LaneOptions(
+        buffer_samples=samples_from_seconds(settings.buffer_s),
+        endpointing=EndpointingOptions(hangover_ms=settings.endpointing_ms, tail_ms=tail_ms),
+        windows=WindowOptions(hop_ms=settings.hop_ms, cap_ms=int(settings.window_cap_s * 1000)),
+        diarizer=diarizer,
+    )
+
+
+def utc_text(moment: datetime) -> str:
+    """ISO 8601 with milliseconds and a Z."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Hub:
+    """All live sessions of one server process."""
+
+    def __init__(self, settings: Settings, store: TranscriptStore, metrics: Metrics) -> None:
+        self.store = store
+        self.metrics = metrics
+        self.is_draining = False
+        self._settings = settings
+        self._admission = Admission(settings.sessions_max, settings.sessions_per_key_max)
+        self._live: dict[str, LiveSession] = {}
+        self._engines: EnginesInUse | None = None
+        self._services: Services | None = None
+        metrics.session_capacity.set(settings.sessions_max)
+
+    def serve_with(self, engines: EnginesInUse, dispatcher: Dispatcher) -> None:
+        """The engines are ready: sessions may be opened."""
+        self._engines = engines
+        self._services = Services(
+            dispatcher, self.store, self.metrics, self._settings.resume_window_s, self._forget
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        return self._services is not None and not self.is_draining
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Speech received and not yet captioned, over all sessions."""
+        samples = sum(live.session.backlog_samples for live in self._live.values())
+        return samples / SAMPLE_RATE_HZ
+
+    def pause(self) -> None:
+        """Commit what every session has received: the server is about to go away."""
+        self.is_draining = True
+        self.metrics.draining.set(1)
+        for live in self.sessions:
+            live.session.pause(time.monotonic_ns())
+            live.step()
+
+    @property
+    def is_settled(self) -> bool:
+        return all(live.is_settled for live in self._live.values())
+
+    @property
+    def sessions(self) -> Iterable[LiveSession]:
+        return tuple(self._live.values())
+
+    def admit(self, tenant: str) -> None:
+        """Raises: Draining, Overloaded, TooFast where one more session may not start."""
+        active = Counter(live.record.tenant for live in self._live.values())
+        is_loaded = self._services is not None
+        self._admission.admit(tenant, active, is_draining=self.is_draining, is_ready=is_loaded)
+
+    def admit_upgrade(self, tenant: str) -> None:
+        """As ``admit``, before the client has said whether it starts or resumes.
+
+        A full server still lets in those who may come back for a session that waits for them.
+        """
+        if self.is_draining or not self.is_ready or not self._has_waiting(tenant):
+            self.admit(tenant)
+
+    def _has_waiting(self, tenant: str) -> bool:
+        return any(
+            live.record.tenant == tenant and not live.is_attached for live in self._live.values()
+        )
+
+    async def open(self, start: Start, tenant: str) -> tuple[LiveSession, Ready]:
+        """A new session. Raises: the errors of ``admit``, UnsupportedOption, StoreError."""
+        self.admit(tenant)
+        assert self._engines is not None
+        assert self._services is not None
+        self._engines.check_language(start.language)
+        session_id, token = secrets.token_hex(12), new_resume_token()
+        options = lane_options(self._settings, self._engines.diarizer)
+        session = Session(session_id, start, options, seed=int(session_id[:8], 16))
+        record = SessionRecord(
+            session_id=session_id,
+            tenant=tenant,
+            created_at=datetime.now(UTC),
+            ended_at=None,
+            state="open",
+            options=start.model_dump(),
+            resume_token_hash=hash_resume_token(token),
+        )
+        live = LiveSession(session, record, self._services)
+        # In the table before the first wait, so that admission counts it.
+        self._live[session_id] = live
+        try:
+            await self.store.create_session(record)
+        except BaseException:
+            del self._live[session_id]
+            raise
+        self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))
+        return live, self._ready(live, token, seq=0)
+
+    def check_language(self, language: str | None) -> None:
+        """Raises: UnsupportedOption where the recognizer does not understand it."""
+        assert self._engines is not None
+        self._engines.check_language(language)
+
+    def resume(self, message: Resume, tenant: str) -> tuple[LiveSession, Ready]:
+        """Raises: UnknownSession, the same for a wrong id, token, owner or an expired session."""
+        live = self._live.get(message.session_id)
+        token_hash = live.record.resume_token_hash if live else hash_resume_token("none")
+        is_holder = check_resume_token(message.resume_token, token_hash)
+        if live is None or not is_holder or live.record.tenant != tenant:
+            raise UnknownSession(
+                "no session with this id and token is waiting; start a new one (its transcript, "
+                "if it ever was yours, is at /v1/sessions)"
+            )
+        seq = min(message.last_seq, live.session.log.stored_seq)
+        return live, self._ready(live, message.resume_token, seq=seq)
+
+    def _ready(self, live: LiveSession, token: str, *, seq: int) -> Ready:
+        assert self._engines is not None
+        session = live.session
+        return Ready(
+            session_id=live.id,
+            resume_token=token,
+            seq=seq,
+            resume_from_frame=session.frames_received,
+            credit_until_frame=session.credit_until_frame,
+            wall_clock=utc_text(live.record.created_at),
+            engines=self._engines.descriptions,
+            limits={
+                "audio_message_bytes_max": AUDIO_MESSAGE_BYTES_MAX,
+                "control_message_bytes_max": CONTROL_MESSAGE_BYTES_MAX,
+                "packets_per_second_max": self._settings.packets_per_second_max,
+                "resume_window_s": int(self._settings.resume_window_s),
+            },
+        )
+
+    def deliver(self, outcomes: list[Outcome]) -> None:
+        """Answers of the engines; those of sessions that are gone are dropped."""
+        touched: dict[str, LiveSession] = {}
+        for outcome in outcomes:
+            live = self._live.get(outcome.job.session_id)
+            if live is not None:
+                live.receive(outcome)
+                touched[live.id] = live
+        for live in touched.values():
+            live.step()
+
+    def _forget(self, live: LiveSession) -> None:
+        if self._live.pop(live.id, None) is not None:
+            live.close()
+            self.metrics.sessions.labels(PROTOCOL, "done").inc()
+            self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))
+
+    def find(self, session_id: str) -> LiveSession | None:
+        return self._live.get(session_id)
+
+    def drop(self, session_id: str) -> None:
+        """The session was deleted: what it still holds in memory goes too."""
+        live = self._live.get(session_id)
+        if live is not None:
+            self._forget(live)

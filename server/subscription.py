@@ -1,0 +1,110 @@
+"""Readers of a session that are not its talker: server-sent events from the same event log.
+
+A viewer's page, a bot or a webhook relay may come late, leave and come back (``Last-Event-ID``);
+whatever it does, the talker notices nothing: each reader has its own cursor, and a slow one misses
+partials only.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aiohttp import hdrs, web
+
+from server.live import LiveSession
+from server.store import TranscriptStore
+from streaming.errors import BadMessage
+from streaming.eventlog import Behind
+from streaming.events import Done, DurableEvent, Event, PassingEvent
+from streaming.wire import encode_event, parse_durable_event
+
+EVENTS_PER_READ = 64
+KEEPALIVE_SECONDS = 15.0
+"""Proxies cut connections that say nothing for a minute."""
+
+
+async def subscribe(
+    request: web.Request, store: TranscriptStore, session_id: str, live: LiveSession | None
+) -> web.StreamResponse:
+    """Stream the session's events to one reader until its last one, or until the reader goes.
+
+    Durable events carry their seq as the event id. A session that is not in memory gives what is
+    stored and ends.
+    """
+    after_seq = _after_seq(request)
+    response = web.StreamResponse(
+        headers={
+            hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
+            hdrs.CACHE_CONTROL: "no-store",
+            "X-Accel-Buffering": "no",
+        }
+    )
+    await response.prepare(request)
+    source: AsyncIterator[Event | None] = (
+        _stored(store, session_id, after_seq) if live is None else _live(store, live, after_seq)
+    )
+    async for event in source:
+        await response.write(b": keep-alive\n\n" if event is None else _framed(event))
+    await response.write_eof()
+    return response
+
+
+def _after_seq(request: web.Request) -> int:
+    text = request.headers.get("Last-Event-ID") or request.query.get("after_seq") or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise BadMessage("after_seq: give the seq of the last event that you have, or leave it out")
+    return int(text)
+
+
+def _framed(event: Event) -> bytes:
+    name = b"" if isinstance(event, PassingEvent) else b"id: %d\n" % event.seq
+    return name + b"data: " + encode_event(event) + b"\n\n"
+
+
+async def _stored(
+    store: TranscriptStore, session_id: str, after_seq: int, through_seq: int | None = None
+) -> AsyncIterator[DurableEvent]:
+    while page := await store.events(session_id, after_seq=after_seq):
+        for fields in page:
+            event = parse_durable_event(fields)
+            if through_seq is not None and event.seq > through_seq:
+                return
+            yield event
+            after_seq = event.seq
+
+
+async def _live(
+    store: TranscriptStore, live: LiveSession, after_seq: int
+) -> AsyncIterator[Event | None]:
+    """Events as they come; None where nothing came for a while."""
+    cursor = live.session.log.cursor(after_seq)
+    news = asyncio.Event()
+    live.listen(news.set)
+    try:
+        while True:
+            try:
+                events = cursor.read(EVENTS_PER_READ)
+            except Behind as behind:
+                async for old in _stored(store, live.id, behind.after_seq, behind.through_seq):
+                    yield old
+                cursor.skip_through(behind.through_seq)
+                continue
+            for event in events:
+                yield event
+                if isinstance(event, Done):
+                    return
+            if not events and live.is_gone:
+                return
+            if not events and not await _comes(news):
+                yield None
+    finally:
+        live.unlisten(news.set)
+
+
+async def _comes(news: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(KEEPALIVE_SECONDS):
+            await news.wait()
+    except TimeoutError:
+        return False
+    news.clear()
+    return True

@@ -1,0 +1,229 @@
+"""Evidence of speakers: embeddings → global speakers that keep their numbers.
+
+Owns: the bounded store of embeddings, the question put to a clustering engine, the matching of
+its answer to the speakers known before, the rule for a new speaker. Knows no audio, times, text.
+Invariants: C1 a speaker's number is never given to another; C2 numbers start at 1 and follow the
+order of first appearance among speakers that one answer brings; C3 at most ``ITEMS_MAX`` +
+``RETAINED_MAX`` embeddings are held, whatever arrives.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from streaming.engines import ClusterQuestion, Clusters
+
+Embedding = NDArray[np.float32]
+
+ITEMS_MAX = 2_400
+"""Embeddings at full detail: 32 minutes of speech without a pause at a hop of 0.8 s. Clustering
+compares all pairs, so that 2,400 cost 23 MB and about a quarter of a second."""
+RETAINED_MAX = 480
+"""Real embeddings kept for all that is older: 40 for each of 12 speakers, 32 s of a voice."""
+NEW_EVIDENCE_FRACTION = 0.1
+"""Design §4: cluster again when there is 10 % new evidence, not on a timer."""
+NEW_SPEAKER_SECONDS = 4.0
+"""Speech that a further speaker must have behind them while a session runs: with less, the first
+seconds of one voice are now and then two people. The last answer is taken as it is."""
+ELDER_SHARE_MIN = 0.2
+"""When two speakers become one, the elder's number stays if it brings a fifth of the younger's
+evidence: people who see only S2 and S3 look for S1, but hours of captions are not renamed."""
+NEAR_COSINE = 0.65
+"""An embedding this near to a centroid is provisionally that speaker's. Between the GE2E cosines
+of 1.6 s windows to their own (about 0.8) and to other speakers' centroids (about 0.5)."""
+
+
+@dataclass(slots=True)
+class EvidenceItem:
+    """One embedding, and the global speaker that it is taken for now."""
+
+    embedding: Embedding
+    weight_seconds: float
+    speaker: int | None
+
+
+class SpeakerEvidence:
+    """All that one lane knows about its voices."""
+
+    def __init__(
+        self, *, new_speaker_seconds: float = NEW_SPEAKER_SECONDS, near_cosine: float = NEAR_COSINE
+    ) -> None:
+        self._new_speaker_seconds = new_speaker_seconds
+        self._near_cosine = near_cosine
+        self._items: list[EvidenceItem] = []
+        self._retained: list[EvidenceItem] = []
+        self._asked: list[EvidenceItem] = []
+        self._unclustered = 0
+        self._is_last_asked = False
+        self._speakers: list[int] = []
+        self._centroids = np.zeros((0, 0))
+        self._last_number = 0
+
+    def __len__(self) -> int:
+        return len(self._items) + len(self._retained)
+
+    def has_room_for(self, items: int) -> bool:
+        """False when something must be released before that many are added."""
+        return len(self._items) + items <= ITEMS_MAX
+
+    @property
+    def is_asked(self) -> bool:
+        """True while the answer to a question is awaited."""
+        return bool(self._asked)
+
+    def fits(self, embedding: Embedding) -> bool:
+        """True for a vector that can be compared with those at hand: finite, not zero, as long."""
+        same_size = not self._items or embedding.shape == self._items[0].embedding.shape
+        return same_size and bool(np.isfinite(embedding).all() and np.any(embedding))
+
+    def add(self, embedding: Embedding, weight_seconds: float) -> EvidenceItem:
+        """Take an embedding that ``fits``; its speaker is provisional until the next answer."""
+        assert self.has_room_for(1), "release the oldest items first"
+        item = EvidenceItem(embedding, weight_seconds, self._nearest(embedding, self._near_cosine))
+        self._items.append(item)
+        self._unclustered += 1
+        self._is_last_asked = False
+        return item
+
+    def release(self, items: Iterable[EvidenceItem]) -> None:
+        """Give up the detail of old items; up to ``RETAINED_MAX`` of them stay as evidence.
+
+        Each speaker keeps an even choice of its own over time. Older ones are passed over again
+        at each release, so that a voice is known mostly by its last hour.
+        """
+        old = {id(item) for item in items}
+        self._retained += [item for item in self._items if id(item) in old]
+        self._items = [item for item in self._items if id(item) not in old]
+        self._retained = _even_choice([i for i in self._retained if i.speaker is not None])
+
+    def question(
+        self, *, speakers_min: int | None, speakers_max: int | None, is_last: bool
+    ) -> ClusterQuestion | None:
+        """What to ask now: None while an answer is awaited or too little is new.
+
+        With ``is_last`` everything is asked about once more, and once more only.
+        """
+        enough = max(1.0, NEW_EVIDENCE_FRACTION * len(self))
+        is_due = not self._is_last_asked if is_last else self._unclustered >= enough
+        if self._asked or not len(self) or not is_due:
+            return None
+        self._asked = [*self._retained, *self._items]
+        self._unclustered, self._is_last_asked = 0, is_last
+        return ClusterQuestion(
+            np.stack([item.embedding for item in self._asked]),
+            np.array([item.weight_seconds for item in self._asked], np.float32),
+            speakers_min,
+            speakers_max,
+        )
+
+    def abandon_question(self) -> None:
+        """The answer will not come. An engine that fails on every question is not asked in a
+        circle: the next question waits for new evidence, or for the end."""
+        self._asked = []
+
+    def receive(self, clusters: Clusters, *, is_last: bool = False) -> bool:
+        """Name the clusters of the awaited answer.
+
+        False where it does not fit the question (then that is abandoned), or none is awaited.
+
+        With ``is_last`` every embedding gets the nearest speaker, however far.
+        """
+        asked, labels = self._asked, clusters.labels
+        if not asked:
+            return False
+        if labels.shape != (len(asked),) or labels.min() < 0 or labels.max() >= len(asked):
+            self.abandon_question()
+            return False
+        self._asked = []
+        names = self._name(asked, labels)
+        for item, label in zip(asked, labels.tolist(), strict=True):
+            item.speaker = names.get(label)
+        self._update_centroids(asked)
+        self._place_the_rest({id(item) for item in asked if item.speaker is not None})
+        return True
+
+    def _name(self, asked: Sequence[EvidenceItem], labels: NDArray[np.int64]) -> dict[int, int]:
+        """Global speaker of each cluster that has one."""
+        seconds = np.bincount(labels, [item.weight_seconds for item in asked])
+        names = match_clusters(labels, [item.speaker for item in asked], seconds_of(asked))
+        appearing = [c for c in dict.fromkeys(labels.tolist()) if c not in names]
+        seconds_min = 0.0 if self._is_last_asked else self._new_speaker_seconds
+        new = [c for c in appearing if seconds[c] >= seconds_min]
+        if not names and not new:
+            # Somebody is speaking: the first speaker needs no minimum.
+            new = [max(appearing, key=lambda c: float(seconds[c]))]
+        for cluster in new:
+            self._last_number += 1
+            names[cluster] = self._last_number
+        return names
+
+    def _update_centroids(self, items: Sequence[EvidenceItem]) -> None:
+        self._speakers = sorted({item.speaker for item in items if item.speaker is not None})
+        units = _unit(np.stack([item.embedding for item in items]).astype(np.float64))
+        of = np.array([item.speaker or 0 for item in items])
+        self._centroids = _unit(np.stack([units[of == s].mean(axis=0) for s in self._speakers]))
+
+    def _place_the_rest(self, placed: set[int]) -> None:
+        """Items of clusters too small to be speakers, and those newer than the question."""
+        cosine_min = -1.0 if self._is_last_asked else self._near_cosine
+        for item in (*self._retained, *self._items):
+            if id(item) not in placed:
+                item.speaker = self._nearest(item.embedding, cosine_min)
+
+    def _nearest(self, embedding: Embedding, cosine_min: float) -> int | None:
+        if not self._speakers:
+            return None
+        cosines = self._centroids @ _unit(embedding.astype(np.float64)[None])[0]
+        best = int(np.argmax(cosines))
+        return self._speakers[best] if cosines[best] >= cosine_min else None
+
+
+def match_clusters(
+    labels: NDArray[np.int64], speakers: Sequence[int | None], seconds: NDArray[np.float64]
+) -> dict[int, int]:
+    """The one-to-one naming of clusters by known speakers that shares most seconds of evidence.
+
+    Clusters that share nothing with a free speaker are left out. Source: the Hungarian method, as
+    diart and pyannote.audio match local to global speakers. Differs: where two speakers turn out
+    to be one, the lower number stays unless it had far less to say.
+    """
+    known = sorted({speaker for speaker in speakers if speaker is not None})
+    if not known:
+        return {}
+    shared = np.zeros((int(labels.max()) + 1, len(known)))
+    for label, speaker, second in zip(labels.tolist(), speakers, seconds.tolist(), strict=True):
+        if speaker is not None:
+            shared[label, known.index(speaker)] += second
+    rows, columns = linear_sum_assignment(shared, maximize=True)
+    pairs = {int(r): int(c) for r, c in zip(rows, columns, strict=True) if shared[r, c] > 0}
+    for column in sorted(set(range(len(known))) - set(pairs.values())):
+        row = int(shared[:, column].argmax())
+        taken = pairs.get(row, column)
+        if column < taken and shared[row, column] >= ELDER_SHARE_MIN * shared[row, taken]:
+            pairs[row] = column
+    return {row: known[column] for row, column in pairs.items()}
+
+
+def seconds_of(items: Sequence[EvidenceItem]) -> NDArray[np.float64]:
+    return np.array([item.weight_seconds for item in items])
+
+
+def _even_choice(items: list[EvidenceItem]) -> list[EvidenceItem]:
+    """Up to ``RETAINED_MAX`` items in their order, spread evenly over each speaker's."""
+    by_speaker: dict[int | None, list[int]] = {}
+    for i, item in enumerate(items):
+        by_speaker.setdefault(item.speaker, []).append(i)
+    share = max(1, RETAINED_MAX // max(1, len(by_speaker)))
+    chosen: set[int] = set()
+    for indexes in by_speaker.values():
+        step = max(1.0, len(indexes) / share)
+        chosen.update(indexes[int(i * step)] for i in range(min(share, len(indexes))))
+    return [items[i] for i in sorted(chosen)][-RETAINED_MAX:]
+
+
+def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    norms: NDArray[np.float64] = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(norms, 1e-12)

@@ -1,0 +1,157 @@
+"""A session's durable events, folded into captions with their final speakers.
+
+Owns: what a transcript is, and its cues (one per run of words by one speaker). Used by the server
+over stored events and by clients over received ones. Formats are the neighbouring files' matter.
+
+Invariants:
+X1  Folding the same events again, or a replayed part of them, changes nothing.
+X2  A cue has text and lasts at least a millisecond.
+X3  Text and names in a cue are one line without control characters or direction overrides.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from streaming.events import (
+    CaptionWord,
+    Done,
+    DurableEvent,
+    Final,
+    Gap,
+    Revision,
+    main_speaker,
+    text_of,
+)
+from streaming.timeline import SAMPLES_PER_MS, Span
+
+_REMOVED_CATEGORIES = frozenset({"Cc", "Cs"})
+"""Controls, and lone surrogates, which UTF-8 cannot hold."""
+_DIRECTION_CONTROLS = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+"""They would turn around the text that follows theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """One final with the speakers that its revisions gave it."""
+
+    caption_id: str
+    lane: int
+    span: Span
+    text: str
+    language: str | None
+    confidence: float | None
+    speaker: str | None
+    words: tuple[CaptionWord, ...]
+    """Empty where the client asked for no words; then the caption has one speaker."""
+    rev: int = 0
+
+    def revised(self, revision: Revision) -> "Caption":
+        """With the revision's speakers, unless it is already known."""
+        if revision.rev <= self.rev:
+            return self
+        words = list(self.words)
+        for run in revision.runs:
+            for index in range(max(0, run.from_word), min(run.to_word, len(words))):
+                words[index] = replace(words[index], speaker=run.speaker)
+        speaker = main_speaker(words) if words else _longest_run(revision, self.speaker)
+        return replace(self, words=tuple(words), speaker=speaker, rev=revision.rev)
+
+    def cues(self) -> Iterator["Cue"]:
+        """One per speaker run, in word order."""
+        if not self.words:
+            yield from _cue(self.span, self.speaker, self.text)
+        for speaker, run in groupby(self.words, key=lambda word: word.speaker):
+            words = tuple(run)
+            start = min(word.span.start for word in words)
+            end = max(word.span.end for word in words)
+            yield from _cue(Span(start, end), speaker, text_of(words))
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """A line to show, by one speaker."""
+
+    start_ms: int
+    end_ms: int
+    speaker: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """All captions in order of time, and what could not be captioned."""
+
+    captions: tuple[Caption, ...]
+    gaps: tuple[Gap, ...]
+    audio_seconds: float | None
+    """None while the session goes on."""
+
+    @staticmethod
+    def from_events(events: Iterable[DurableEvent]) -> "Transcript":
+        """Fold events in order of ``seq``; a revision of an unknown caption changes nothing."""
+        captions: dict[str, Caption] = {}
+        gaps: dict[int, Gap] = {}
+        audio_seconds = None
+        for event in events:
+            if isinstance(event, Final):
+                captions.setdefault(event.caption_id, _caption(event))
+            elif isinstance(event, Revision) and event.caption_id in captions:
+                captions[event.caption_id] = captions[event.caption_id].revised(event)
+            elif isinstance(event, Gap):
+                gaps[event.seq] = event
+            elif isinstance(event, Done):
+                audio_seconds = event.audio_seconds
+        in_order = sorted(captions.values(), key=lambda c: (c.span.start, c.span.end, c.lane))
+        return Transcript(tuple(in_order), tuple(gaps.values()), audio_seconds)
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Whoever says a word, in order of appearance."""
+        named = (cue.speaker for cue in self.cues())
+        return tuple(dict.fromkeys(speaker for speaker in named if speaker))
+
+    def cues(self) -> list[Cue]:
+        """Every caption's cues, by start."""
+        found = [cue for caption in self.captions for cue in caption.cues()]
+        return sorted(found, key=lambda cue: cue.start_ms)
+
+
+def plain(text: str) -> str:
+    """The text as one inert line: no controls, no line breaks, single spaces."""
+    spaced = "".join(" " if c.isspace() else c for c in text)
+    return " ".join("".join(c for c in spaced if _is_kept(c)).split())
+
+
+def _is_kept(character: str) -> bool:
+    is_removed = unicodedata.category(character) in _REMOVED_CATEGORIES
+    return not is_removed and character not in _DIRECTION_CONTROLS
+
+
+def _caption(final: Final) -> Caption:
+    return Caption(
+        caption_id=final.caption_id,
+        lane=final.lane,
+        span=final.span,
+        text=final.text,
+        language=final.language,
+        confidence=final.confidence,
+        speaker=final.speaker,
+        words=final.words,
+    )
+
+
+def _cue(span: Span, speaker: str | None, text: str) -> Iterator[Cue]:
+    line = plain(text)
+    if not line:
+        return
+    start_ms = span.start // SAMPLES_PER_MS
+    end_ms = max(start_ms + 1, -(-span.end // SAMPLES_PER_MS))
+    yield Cue(start_ms, end_ms, (plain(speaker) or None) if speaker else None, line)
+
+
+def _longest_run(revision: Revision, otherwise: str | None) -> str | None:
+    if not revision.runs:
+        return otherwise
+    return max(revision.runs, key=lambda run: run.to_word - run.from_word).speaker

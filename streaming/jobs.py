@@ -1,0 +1,61 @@
+"""What a session asks of the engines, as data that a scheduler can order and a worker can answer.
+
+A job is answered at most once: by its result, its failure, or the news that it lost its place in
+the queue. Its number is unique within its session, so a late answer is recognized and dropped.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from streaming.engines import (
+    Activity,
+    ActivityWindow,
+    ClusterQuestion,
+    Clusters,
+    Hypothesis,
+    Observation,
+    SpeakerChunk,
+    SpeechWindow,
+)
+from streaming.events import SessionStage
+
+Question = ActivityWindow | SpeechWindow | SpeakerChunk | ClusterQuestion
+Answer = Activity | Hypothesis | Observation | Clusters
+
+
+class JobKind(StrEnum):
+    """The engine method that answers the job."""
+
+    DETECT = "detect"
+    RECOGNIZE = "recognize"
+    OBSERVE = "observe"
+    CLUSTER = "cluster"
+
+
+STAGE_OF_KIND = {
+    JobKind.DETECT: SessionStage.ACTIVITY,
+    JobKind.RECOGNIZE: SessionStage.RECOGNITION,
+    JobKind.OBSERVE: SessionStage.DIARIZATION,
+    JobKind.CLUSTER: SessionStage.DIARIZATION,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Questions of one lane to one engine method."""
+
+    session_id: str
+    number: int
+    lane: int
+    kind: JobKind
+    questions: tuple[Question, ...]
+    audio_samples: int
+    """How much audio the questions hold: the cost that batches are budgeted by."""
+    is_final: bool
+    """False for partials: they may be replaced by a newer one, or dropped."""
+    deadline_ns: int
+    """When the answer starts to be late; orders jobs, cancels nothing."""
+
+    @property
+    def stage(self) -> SessionStage:
+        return STAGE_OF_KIND[self.kind]

@@ -1,0 +1,268 @@
+"""One lane's speakers: plans chunks, keeps bounded evidence, asks for clustering, holds turns.
+
+Owns: which audio a diarizer is to look at, and who is thought to speak when. Knows no samples, no
+words, no engine; ``session.py`` carries questions and answers.
+
+    receive_speech → take_chunks → (engine) → receive_observations → question → (engine)
+                                            → receive_clusters → turns
+
+Invariants: P1 the chunks of an utterance depend on its start and end only, not on how often it
+was reported; P2 each chunk is taken once; P3 nothing grows without bound: evidence by
+``clustering.ITEMS_MAX``, utterances by ``UTTERANCES_MAX``, old turns by ``SETTLED_TURNS_MAX``.
+"""
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streaming.clustering import (
+    NEAR_COSINE,
+    NEW_SPEAKER_SECONDS,
+    Embedding,
+    EvidenceItem,
+    SpeakerEvidence,
+)
+from streaming.engines import ClusterQuestion, Clusters, DiarizerProfile, Observation
+from streaming.timeline import SAMPLE_RATE_HZ, Span
+from streaming.turns import LabelledChunk, Turn, turns_in_speech
+
+UTTERANCES_MAX = 4_000
+"""More than an hour of utterances of one second; past it the oldest are settled."""
+UTTERANCES_SETTLED = UTTERANCES_MAX // 10
+"""Settling goes in steps, because each one looks at all evidence."""
+SETTLED_TURNS_MAX = 10_000
+"""Turns too old to change: several hours of talk. Past it the oldest are forgotten; the captions
+that they named keep their speakers."""
+
+
+def numbered(number: int) -> str:
+    """``S1``, ``S2`` …"""
+    return f"S{number}"
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """A chunk that came back, with one piece of evidence per local speaker heard in it."""
+
+    span: Span
+    activity: NDArray[np.float32]
+    items: tuple[EvidenceItem | None, ...]
+
+    def labelled(self, name_of: Callable[[int], str]) -> LabelledChunk:
+        names = tuple(
+            None if item is None or item.speaker is None else name_of(item.speaker)
+            for item in self.items
+        )
+        return LabelledChunk(self.span, self.activity, names)
+
+
+@dataclass(slots=True)
+class _Utterance:
+    span: Span
+    is_open: bool
+    next_start: int
+    """Where its next chunk on the grid starts."""
+    taken_until: int
+    chunks: list[_Chunk] = field(default_factory=list)
+    turns: list[Turn] | None = None
+    """None when they must be worked out again."""
+
+
+class SpeakerTracker:
+    """Who speaks when in one lane, as far as it is known."""
+
+    def __init__(
+        self,
+        profile: DiarizerProfile,
+        *,
+        name_of: Callable[[int], str] = numbered,
+        speakers_min: int | None = None,
+        speakers_max: int | None = None,
+        new_speaker_seconds: float = NEW_SPEAKER_SECONDS,
+        near_cosine: float = NEAR_COSINE,
+    ) -> None:
+        """``name_of`` turns a speaker's number, from 1, into a name: always the same for it."""
+        self._profile = profile
+        self._name_of = name_of
+        self._speakers_min, self._speakers_max = speakers_min, speakers_max
+        self._evidence = SpeakerEvidence(
+            new_speaker_seconds=new_speaker_seconds, near_cosine=near_cosine
+        )
+        self._utterances: list[_Utterance] = []
+        self._untaken: list[_Utterance] = []
+        self._settled_turns: deque[Turn] = deque(maxlen=SETTLED_TURNS_MAX)
+        self._settled_until = 0
+        self._turns: tuple[Turn, ...] | None = ()
+        self.embeddings_dropped = 0
+        """Unusable ones (not finite, zero, of another size) and those whose speech is settled."""
+        self.answers_dropped = 0
+        """Clusterings that did not fit their question."""
+
+    @property
+    def settled_until(self) -> int:
+        """Turns before this sample will not change any more."""
+        return self._settled_until
+
+    @property
+    def is_asked(self) -> bool:
+        """True while the answer to a question is awaited."""
+        return self._evidence.is_asked
+
+    def receive_speech(self, span: Span, *, is_open: bool) -> None:
+        """Hear of an utterance: as far as it goes by now, or, with ``is_open`` false, all of it.
+
+        From the first frame of speech to the last, pauses between included; not pre-roll, hangover
+        or tail: turns fill the span, and what an open one held beyond the closed one's end may
+        or may not have been taken as a chunk by then.
+        Reports of one utterance share their start. One that starts later closes the one before;
+        one that starts no later than a closed one is old news.
+        """
+        last = self._utterances[-1] if self._utterances else None
+        if last is not None and last.is_open and span.start == last.span.start:
+            last.span, last.is_open = span, is_open
+            self._forget_turns_of(last)
+        elif last is None or span.start > last.span.start:
+            if last is not None:
+                last.is_open = False
+            self._append(_Utterance(span, is_open, span.start, span.start))
+
+    def take_chunks(self) -> list[Span]:
+        """Chunks whose audio is complete and that were not taken before."""
+        chunks = [chunk for utterance in self._untaken for chunk in self._take(utterance)]
+        self._untaken = [utterance for utterance in self._untaken if utterance.is_open]
+        return chunks
+
+    @property
+    def earliest_needed(self) -> int | None:
+        """Samples before it will not be in a chunk any more; None where none are awaited.
+
+        An utterance that has not been reported yet may start earlier than this.
+        """
+        size = self._profile.chunk_samples
+        return min(
+            # The last chunk of an utterance is aligned to its end, which is no earlier than now.
+            (max(u.span.start, min(u.next_start, u.span.end - size)) for u in self._untaken),
+            default=None,
+        )
+
+    def receive_observations(
+        self, chunks: Sequence[Span], observations: Sequence[Observation]
+    ) -> None:
+        """Take what the engine found in chunks that were taken, in any order."""
+        for span, observation in zip(chunks, observations, strict=True):
+            self._make_room(len(observation.embeddings))
+            at = bisect_right(self._utterances, span.start, key=lambda u: u.span.start) - 1
+            if at < 0 or span.start < self._settled_until:
+                self.embeddings_dropped += len(observation.embeddings)
+            else:
+                self._observe(self._utterances[at], span, observation)
+
+    def question(self, *, is_last: bool = False) -> ClusterQuestion | None:
+        """Evidence to be clustered, when there is 10 % more of it; at the end, all of it, once.
+
+        None while an answer is awaited: each question ends in ``receive_clusters`` or
+        ``abandon_question``.
+        """
+        return self._evidence.question(
+            speakers_min=self._speakers_min, speakers_max=self._speakers_max, is_last=is_last
+        )
+
+    def abandon_question(self) -> None:
+        """The engine failed on it; the evidence stays."""
+        self._evidence.abandon_question()
+
+    def receive_clusters(self, clusters: Clusters) -> None:
+        """Relabel all evidence. An answer that does not fit its question is dropped, counted."""
+        if not self._evidence.receive(clusters):
+            self.answers_dropped += 1
+            return
+        for utterance in self._utterances:
+            self._forget_turns_of(utterance)
+
+    def turns(self) -> Sequence[Turn]:
+        """All turns, sorted by start; those of different speakers may overlap."""
+        if self._turns is None:
+            live = [turn for u in self._utterances for turn in self._turns_of(u)]
+            self._turns = (*self._settled_turns, *sorted(live))
+        return self._turns
+
+    @property
+    def speaker_count(self) -> int:
+        """Speakers who have a turn."""
+        return len({turn.speaker for turn in self.turns()})
+
+    def _append(self, utterance: _Utterance) -> None:
+        if len(self._utterances) >= UTTERANCES_MAX:
+            self._settle(self._utterances[UTTERANCES_SETTLED].span.start)
+        self._utterances.append(utterance)
+        self._untaken.append(utterance)
+
+    def _take(self, utterance: _Utterance) -> list[Span]:
+        profile, end = self._profile, utterance.span.end
+        chunks = []
+        while utterance.next_start + profile.chunk_samples <= end:
+            start = utterance.next_start
+            chunks.append(Span(start, start + profile.chunk_samples))
+            utterance.next_start += profile.hop_samples
+            utterance.taken_until = chunks[-1].end
+        if not utterance.is_open and utterance.taken_until < end:
+            start = max(utterance.span.start, end - profile.chunk_samples)
+            utterance.taken_until = end
+            if end - start >= profile.chunk_samples_min:
+                chunks.append(Span(start, end))
+        return chunks
+
+    def _observe(self, utterance: _Utterance, span: Span, observation: Observation) -> None:
+        at = bisect_right(utterance.chunks, span, key=lambda chunk: chunk.span)
+        before = utterance.chunks[at - 1].span.end if at else span.start
+        # Chunks overlap: each is evidence for what it adds, so that seconds add up to speech.
+        added_seconds = max(0, span.end - max(before, span.start)) / SAMPLE_RATE_HZ
+        seconds = observation.activity.mean(axis=0) * added_seconds
+        items = tuple(
+            self._take_evidence(embedding, weight)
+            for embedding, weight in zip(observation.embeddings, seconds.tolist(), strict=True)
+        )
+        utterance.chunks.insert(at, _Chunk(span, observation.activity, items))
+        self._forget_turns_of(utterance)
+
+    def _take_evidence(self, embedding: Embedding, weight_seconds: float) -> EvidenceItem | None:
+        if not self._evidence.fits(embedding):
+            self.embeddings_dropped += 1
+            return None
+        # A local speaker who is never active is none.
+        return self._evidence.add(embedding, weight_seconds) if weight_seconds > 0 else None
+
+    def _make_room(self, embeddings: int) -> None:
+        """Settle the oldest tenth of the chunks when the evidence is full."""
+        if not self._evidence.has_room_for(embeddings):
+            chunks = [chunk for utterance in self._utterances for chunk in utterance.chunks]
+            self._settle(chunks[len(chunks) // 10 + 1].span.start)
+
+    def _settle(self, until: int) -> None:
+        """Let the turns before a sample be as they are and give up the detail behind them."""
+        before = Span(0, until)
+        for utterance in self._utterances:
+            turns = [turn for turn in self._turns_of(utterance) if turn.span.start < until]
+            self._settled_turns += [Turn(t.span.clamped(before), t.speaker) for t in turns]
+            old = [chunk for chunk in utterance.chunks if chunk.span.start < until]
+            self._evidence.release(item for c in old for item in c.items if item is not None)
+            utterance.chunks = utterance.chunks[len(old) :]
+            self._forget_turns_of(utterance)
+        self._utterances = [u for u in self._utterances if u.span.end > until]
+        self._untaken = [u for u in self._untaken if u.span.end > until]
+        self._settled_until = until
+
+    def _turns_of(self, utterance: _Utterance) -> list[Turn]:
+        if utterance.turns is None:
+            speech = Span(max(utterance.span.start, self._settled_until), utterance.span.end)
+            chunks = [chunk.labelled(self._name_of) for chunk in utterance.chunks]
+            utterance.turns = turns_in_speech(speech, chunks)
+        return utterance.turns
+
+    def _forget_turns_of(self, utterance: _Utterance) -> None:
+        utterance.turns = None
+        self._turns = None

@@ -1,0 +1,306 @@
+"""The caption page in a real browser against a real server."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import soundfile
+
+from clients.stream import CaptionStream
+from streaming.scripted_audio import word_text
+from tests.clients.conftest import scripted_clip, serving
+from tests.clients.test_real_server import CuttingRelay, relay
+
+playwright_api = pytest.importorskip(
+    "playwright.async_api", reason="playwright is not installed: pip install 'captiond[test]'"
+)
+CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+
+Page = Any
+Browser = Any
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+]
+RATE = 16_000
+DONE_MS = 30_000
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the browser's fake microphone hears."""
+    path = tmp_path_factory.mktemp("spoken") / "spoken.wav"
+    soundfile.write(path, scripted_clip(21, 20), RATE, subtype="PCM_16")
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "clip.wav"
+    soundfile.write(path, scripted_clip(22, 20), RATE, subtype="PCM_16")
+    return path
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser(spoken: Path) -> AsyncIterator[Browser]:
+    async with playwright_api.async_playwright() as playwright:
+        launched = await playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[*ARGUMENTS, f"--use-file-for-fake-audio-capture={spoken}"],
+        )
+        yield launched
+        await launched.close()
+
+
+@asynccontextmanager
+async def page_at(url: str, browser: Browser, **options: Any) -> AsyncIterator[Page]:
+    """A fresh page on which no error may be logged and no other server asked."""
+    complaints: list[str] = []
+    page = await browser.new_page(**options)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: _note_foreign(request.url, url, complaints))
+    page.on("console", lambda message: _note_policy(message.text, complaints))
+    await page.goto(url)
+    try:
+        yield page
+    finally:
+        await page.close()
+    assert complaints == []
+
+
+def _note_foreign(asked: str, url: str, complaints: list[str]) -> None:
+    if not asked.startswith((url, "blob:")):
+        complaints.append(f"asked {asked}")
+
+
+def _note_policy(text: str, complaints: list[str]) -> None:
+    if "Content Security Policy" in text:
+        complaints.append(text)
+
+
+async def texts(page: Page, selector: str) -> list[str]:
+    found: list[str] = await page.locator(selector).all_text_contents()
+    return found
+
+
+async def finished(page: Page) -> None:
+    await page.wait_for_selector("#state:text-is('Finished')", timeout=DONE_MS)
+
+
+def lines(stream: int, words: int) -> list[str]:
+    numbers = [range(start, start + 5) for start in range(0, words, 5)]
+    return [" ".join(word_text(stream, n) for n in five) for five in numbers]
+
+
+async def test_a_wav_file_comes_through_word_for_word(
+    real_server: str, browser: Browser, clip: Path
+) -> None:
+    async with page_at(real_server, browser) as page:
+        await page.set_input_files("#file", clip)
+        await finished(page)
+        assert await texts(page, "#finals .words") == lines(22, 20)
+        assert await texts(page, "#open .words") == []
+        assert await texts(page, "#announcer p") == lines(22, 20)
+        assert re.search(r"RTFx .*20 words", await page.inner_text("#figures"))
+
+
+@pytest.mark.parametrize("option", ["play", "channels"])
+async def test_a_file_can_be_played_or_split_by_channel(
+    real_server: str, browser: Browser, tmp_path: Path, option: str
+) -> None:
+    path = tmp_path / "short.wav"
+    mono = scripted_clip(23, 5)
+    channels = np.stack([mono, mono], axis=1) if option == "channels" else mono
+    soundfile.write(path, channels, RATE, subtype="PCM_16")
+    async with page_at(real_server, browser) as page:
+        await page.click("summary")
+        await page.check(f"#{option}")
+        await page.set_input_files("#file", path)
+        await finished(page)
+        assert await texts(page, "#finals .words") == lines(23, 5) * (
+            2 if option == "channels" else 1
+        )
+
+
+async def test_other_files_go_through_the_browsers_decoder(
+    real_server: str, browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "clip.flac"
+    soundfile.write(path, np.stack([scripted_clip(24, 5)] * 2, axis=1), RATE, subtype="PCM_16")
+    async with page_at(real_server, browser) as page:
+        await page.set_input_files("#file", path)
+        await finished(page)
+        assert await texts(page, "#finals .words") == lines(24, 5)
+
+
+async def test_what_is_no_sound_says_what_to_choose(
+    real_server: str, browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes.wav"
+    path.write_text("no sound")
+    async with page_at(real_server, browser) as page:
+        await page.set_input_files("#file", path)
+        await page.wait_for_selector("#notice:visible")
+        assert "WAV, MP3, OGG, FLAC" in await page.inner_text("#notice-text")
+
+
+async def test_cut_connections_lose_and_double_nothing(
+    real_server: str, browser: Browser, clip: Path
+) -> None:
+    breaking = CuttingRelay(real_server, cuts=0, bytes_between=60_000)
+    async with relay(breaking) as address:
+        url = address.replace("ws://", "http://")
+        async with page_at(url, browser) as page:
+            breaking.allow_cuts(5)
+            await page.set_input_files("#file", clip)
+            await finished(page)
+            assert await texts(page, "#finals .words") == lines(22, 20)
+    assert breaking.cuts_made == 5
+
+
+async def test_the_microphone_is_heard_until_stop(real_server: str, browser: Browser) -> None:
+    async with page_at(real_server, browser) as page:
+        await page.click("#microphone")
+        await page.wait_for_selector("#state:text-is('Listening')")
+        await page.evaluate(
+            """async () => {
+              while (!(document.getElementById("level").value > 0.1)) {
+                await new Promise(requestAnimationFrame);
+              }
+            }"""
+        )
+        await page.wait_for_selector("#figures:text-matches('00:0[2-9]')")
+        await page.click("#stop")
+        await finished(page)
+        assert await page.is_visible("#microphone")
+
+
+async def test_transcripts_can_be_downloaded(
+    real_server: str, browser: Browser, clip: Path
+) -> None:
+    async with page_at(real_server, browser) as page:
+        await page.set_input_files("#file", clip)
+        await finished(page)
+        for kind in ("txt", "srt", "vtt", "json"):
+            async with page.expect_download() as download:
+                await page.click(f"#downloads button[data-format={kind}]")
+            path = await (await download.value).path()
+            assert (await download.value).suggested_filename == f"captions.{kind}"
+            assert word_text(22, 19) in await asyncio.to_thread(Path(path).read_text)
+
+
+async def test_a_refused_microphone_says_where_to_allow_it(
+    real_server: str, browser: Browser
+) -> None:
+    async with page_at(real_server, browser) as page:
+        await page.evaluate(
+            """() => { navigator.mediaDevices.getUserMedia = async () => {
+                 throw new DOMException("no", "NotAllowedError"); }; }"""
+        )
+        await page.click("#microphone")
+        await page.wait_for_selector("#notice:visible")
+        assert "address bar" in await page.inner_text("#notice-text")
+        assert await page.inner_text("#state") == "Stopped"
+
+
+async def test_a_page_by_plain_http_from_elsewhere_says_why_there_is_no_microphone(
+    real_server: str, browser: Browser
+) -> None:
+    async with page_at(real_server, browser) as page:
+        await page.add_init_script(
+            "Object.defineProperty(window, 'isSecureContext', {get: () => false})"
+        )
+        await page.reload()
+        assert "https://" in await page.inner_text("#notice-text")
+
+
+async def test_what_is_spoken_is_never_markup(real_server: str, browser: Browser) -> None:
+    async with page_at(real_server, browser) as page:
+        await page.evaluate(
+            """async () => {
+              const { CaptionView } = await import("/static/view.js");
+              const view = new CaptionView();
+              const text = "<img src=x onerror=alert(1)> <b>bold</b>";
+              view.apply({type: "final", seq: 1, caption_id: "c1", lane: 0, start: 0, end: 1, text,
+                speaker: "<i>S1</i>", words: []});
+            }"""
+        )
+        assert await texts(page, "#finals .words") == ["<img src=x onerror=alert(1)> <b>bold</b>"]
+        assert await texts(page, "#finals .who") == ["<i>S1</i>"]
+        assert await page.locator("main img, main b, main i").count() == 0
+
+
+async def test_revisions_recolour_words_and_names_can_be_given(
+    real_server: str, browser: Browser
+) -> None:
+    async with page_at(real_server, browser) as page:
+        await page.evaluate(
+            """async () => {
+              const { CaptionView } = await import("/static/view.js");
+              const view = new CaptionView();
+              const word = (word, at) => ({word, start: at, end: at + 0.2, speaker: "S1"});
+              view.apply({type: "final", seq: 1, caption_id: "c1", lane: 0, start: 0, end: 1,
+                text: "one two three", speaker: "S1",
+                words: [word("one", 0), word("two", 0.3), word("three", 0.6)]});
+              view.apply({type: "revision", seq: 2, caption_id: "c1", rev: 1,
+                runs: [{from_word: 1, to_word: 3, speaker: "S2"}]});
+            }"""
+        )
+        assert await texts(page, "#finals .words") == ["one", "two three"]
+        assert await texts(page, "#finals .who") == ["Speaker 1", "Speaker 2"]
+        await page.fill("#speakers input >> nth=1", "Alice")
+        assert await texts(page, "#finals .who") == ["Speaker 1", "Alice"]
+
+
+async def test_the_page_works_by_keyboard_and_fits_a_phone(
+    real_server: str, browser: Browser, clip: Path
+) -> None:
+    phone = {"viewport": {"width": 360, "height": 720}, "color_scheme": "dark"}
+    async with page_at(real_server, browser, **phone) as page:
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Tab")
+        focused = await page.evaluate("document.activeElement.id")
+        assert focused == "microphone"
+        await page.set_input_files("#file", clip)
+        await finished(page)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+async def test_a_missing_key_is_asked_for_and_a_full_server_waited_for(
+    tmp_path: Path, browser: Browser, clip: Path
+) -> None:
+    key = "0123456789abcdef"
+    with serving(tmp_path, "--api-keys", f"page:{key}", "--sessions-max", "1") as url:
+        async with page_at(url, browser) as page:
+            await page.set_input_files("#file", clip)
+            await page.wait_for_selector("#notice-action:visible")
+            assert "API key" in await page.inner_text("#notice-text")
+            await page.fill("#key", key)
+            async with CaptionStream.open(url, api_key=key) as other:
+                await page.click("#notice-action")
+                await page.wait_for_selector("#state:text-matches('Server is full, trying again')")
+                await other.end()
+                assert [event async for event in other]
+            await finished(page)
+            assert await texts(page, "#finals .words") == lines(22, 20)
+            await page.reload()
+            assert await page.input_value("#key") == key

@@ -1,0 +1,32 @@
+"""Engines are found by name, and a wrong name is answered with the right ones."""
+
+import subprocess
+import sys
+
+import pytest
+
+from server.engines.errors import EngineUnavailable
+from server.engines.registry import EngineSpec, build, names
+from streaming.events import SessionStage
+
+
+@pytest.mark.parametrize("stage", list(SessionStage))
+def test_every_stage_has_a_scripted_engine(stage: SessionStage) -> None:
+    engine = build(EngineSpec(stage, "scripted"))
+    engine.warm_up()
+    assert engine.description == "scripted"
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    known = ", ".join(names(SessionStage.RECOGNITION))
+    with pytest.raises(EngineUnavailable, match=f'"kaldi".*{known}'):
+        build(EngineSpec(SessionStage.RECOGNITION, "kaldi"))
+
+
+def test_the_registry_imports_no_model_library() -> None:
+    code = (
+        "import sys, server.engines.registry, server.engines.selection, server.workers;"
+        "print(sorted({'torch', 'transformers', 'pyannote', 'onnxruntime'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,102 @@
+"""ArrivalClock and WordDelays: how late each word was."""
+
+from itertools import accumulate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streaming import delays
+from streaming.delays import MARK_NS, MARK_SAMPLES, MARKS_MAX, ArrivalClock, WordDelays
+from streaming.timeline import Span
+
+MS = 1_000_000
+PACKETS = st.lists(st.tuples(st.integers(0, 700), st.integers(0, 60 * MS)), min_size=1, max_size=60)
+
+
+def clock(*marks: tuple[int, int]) -> ArrivalClock:
+    arrivals = ArrivalClock()
+    for end, now_ns in marks:
+        arrivals.note(end, now_ns)
+    return arrivals
+
+
+def test_before_any_audio_nothing_has_arrived() -> None:
+    arrivals = clock()
+    assert arrivals.arrival_ns(1) is None
+    assert arrivals.latest_sample == 0
+    arrivals.forget(10)
+    assert WordDelays(arrivals).of([Span(0, 5)], 9) == []
+
+
+def test_a_sample_arrived_with_its_packet() -> None:
+    arrivals = clock((1_600, 100), (3_200, 200))
+    assert [arrivals.arrival_ns(s) for s in (0, 1, 1_600, 1_601, 3_200)] == [
+        100,
+        100,
+        100,
+        200,
+        200,
+    ]
+    assert arrivals.arrival_ns(9_999) == 200
+    assert arrivals.latest_sample == 3_200
+
+
+def test_packets_without_audio_leave_no_mark() -> None:
+    assert clock((1_600, 100), (1_600, 900)).arrival_ns(1_600) == 100
+
+
+@given(packets=PACKETS, asked=st.lists(st.integers(1, 40_000), max_size=20))
+def test_an_arrival_is_never_early_and_at_most_one_mark_late(
+    packets: list[tuple[int, int]], asked: list[int]
+) -> None:
+    ends = list(accumulate(samples for samples, _ in packets))
+    times = list(accumulate(pause for _, pause in packets))
+    arrivals = clock(*zip(ends, times, strict=True))
+    for sample in asked:
+        if sample <= ends[-1]:
+            exact = next(t for end, t in zip(ends, times, strict=True) if end >= sample)
+            found = arrivals.arrival_ns(sample)
+            assert found is not None
+            assert 0 <= found - exact <= MARK_NS
+
+
+@given(packets=PACKETS, before=st.integers(0, 50_000), asked=st.integers(1, 50_000))
+def test_forgetting_changes_no_later_arrival(
+    packets: list[tuple[int, int]], before: int, asked: int
+) -> None:
+    ends = list(accumulate(samples for samples, _ in packets))
+    times = list(accumulate(pause for _, pause in packets))
+    arrivals = clock(*zip(ends, times, strict=True))
+    asked = max(asked, before)
+    expected = arrivals.arrival_ns(asked)
+    arrivals.forget(before)
+    assert arrivals.arrival_ns(asked) == expected
+
+
+def test_marks_stay_bounded_in_a_storm_of_tiny_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrivals = ArrivalClock()
+    for end in range(1, 4 * MARK_SAMPLES):
+        arrivals.note(end, end)
+    # One in 20 ms and the two at the ends.
+    assert arrivals.marks <= 6
+    monkeypatch.setattr(delays, "MARKS_MAX", 8)
+    slow = ArrivalClock()
+    for packet in range(1, 400):
+        slow.note(packet * 100, packet * 10 * MARK_NS)
+        assert slow.marks <= 8
+    assert slow.arrival_ns(39_900) == 399 * 10 * MARK_NS
+    assert MARKS_MAX * MARK_SAMPLES > 180 * 16_000
+
+
+def test_a_word_is_shown_for_the_first_time_once() -> None:
+    shown = WordDelays(clock((16_000, 1_000 * MS), (32_000, 2_000 * MS)))
+    words = [Span(0, 8_000), Span(8_000, 16_000), Span(16_000, 32_000)]
+    assert shown.first_shown_s(words[:2], 1_500 * MS) == [0.5, 0.5]
+    assert shown.first_shown_s(words[:2], 1_700 * MS) == []
+    assert shown.first_shown_s(words, 2_250 * MS) == [0.25]
+    assert shown.of(words, 3_000 * MS) == [2.0, 2.0, 1.0]
+
+
+def test_no_word_is_shown_before_it_came() -> None:
+    assert WordDelays(clock((100, 50))).of([Span(0, 100)], 20) == [0.0]
