@@ -39,6 +39,9 @@ KEY_CHARACTERS_MIN = 16
 WINDOW_CAP_S_MAX = 30
 """Whisper's encoder ends at 30 s."""
 
+BUFFER_MARGIN_S = 10
+"""Beyond the longest window: its left context, and what arrives while it is decoded."""
+
 
 class ConfigError(Exception):
     """Settings that cannot be used; the message is one line for the operator."""
@@ -218,6 +221,17 @@ class Settings(BaseSettings):
         if len({key for _, key in pairs}) < len(pairs):
             raise ValueError("the same key is given twice; give each name its own")
         return value
+
+    @model_validator(mode="after")
+    def _buffer_holds_a_window(self) -> Self:
+        """Speech without a pause stays in the buffer until a window is full and decoded."""
+        least_s = self.window_cap_s + BUFFER_MARGIN_S
+        if self.buffer_s < least_s:
+            raise ValueError(
+                f"buffer_s {self.buffer_s:g} cannot hold a window of {self.window_cap_s:g} s; give "
+                f"at least {least_s:g}, or lower window_cap_s"
+            )
+        return self
 
     @model_validator(mode="after")
     def _is_not_open_to_everyone(self) -> Self:

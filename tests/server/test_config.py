@@ -190,3 +190,9 @@ def test_settings_do_not_change() -> None:
 def test_misspelt_variables_are_found() -> None:
     environment = {"CAPTIOND_PRT": "1", "CAPTIOND_PORT": "1", "HOME": "/"}
     assert unknown_variables(environment) == ["CAPTIOND_PRT"]
+
+
+def test_the_buffer_must_hold_the_longest_window() -> None:
+    with pytest.raises(ConfigError, match=r"buffer_s 20 cannot hold a window of 20 s.*30"):
+        load_settings(None, {"buffer_s": 20})
+    assert load_settings(None, {"buffer_s": 20, "window_cap_s": 10}).buffer_s == 20
