@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+TEST_STAMP := $(VENV)/installed-for-tests
 PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 # A machine without an NVIDIA GPU saves several GB with PyTorch's own index:
@@ -27,8 +28,15 @@ venv: $(STAMP) ## the environment in .venv, with the versions that are tested
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) $(TORCH_PIP_FLAGS) torch
-	$(PIP_INSTALL) -e '.[test]'
+	$(PIP_INSTALL) -e .
 	$(PIP_INSTALL) --no-deps resemblyzer
+	touch $@
+
+# meeteval, which `captiond eval` scores conversations with, is built from source by g++.
+$(TEST_STAMP): $(STAMP)
+	$(PIP_INSTALL) -e '.[test]'
+	command -v g++ >/dev/null && $(PIP_INSTALL) -e '.[eval]' || \
+		echo "make: without g++ (Debian's g++) the tests of meeteval's figures will skip" >&2
 	touch $@
 
 demo: $(STAMP) ## a server, a two-speaker clip, live captions and their scores
@@ -42,30 +50,30 @@ load: $(STAMP) ## 20 scripted streams in real time for a minute; ARGS="--streams
 
 test: test-quick test-slow ## every test, and all branches of streaming/ covered
 
-test-quick: $(STAMP) ## the tests without real models, servers and browsers
+test-quick: $(TEST_STAMP) ## the tests without real models, servers and browsers
 	$(BIN)/python -m pytest -m "not slow" --cov=streaming --cov-report=term-missing $(ARGS)
 
-test-slow: $(STAMP)
+test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-sim: $(STAMP) ## whole sessions under faults, in simulated time
+sim: $(TEST_STAMP) ## whole sessions under faults, in simulated time
 	$(BIN)/python -m pytest tests/sim $(ARGS)
 
-docs-check: $(STAMP) ## what the documents say against the code
+docs-check: $(TEST_STAMP) ## what the documents say against the code
 	$(BIN)/python -m pytest tests/test_docs*.py $(ARGS)
 
-lint: $(STAMP) ## formatting and lint rules
+lint: $(TEST_STAMP) ## formatting and lint rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-format: $(STAMP) ## format the code, repair what lint can
+format: $(TEST_STAMP) ## format the code, repair what lint can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-types: $(STAMP) ## mypy, strict, code and tests
+types: $(TEST_STAMP) ## mypy, strict, code and tests
 	$(BIN)/mypy
 
-build: $(STAMP) ## the wheel, in dist/
+build: $(TEST_STAMP) ## the wheel, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove what the targets above made, except the environment

@@ -22,8 +22,10 @@ from streaming.events import (
     Revision,
 )
 from streaming.exports import FORMATS, Cue, Transcript
+from streaming.exports.space_fields import FILE_ID
 from streaming.exports.transcript import plain
 from streaming.timeline import seconds
+from streaming.wire import Ready, parse_server_message
 
 EVENTS_MAX = 1_000_000
 """Weeks of talk; a session that long belongs in the server's store."""
@@ -38,6 +40,10 @@ class Format(StrEnum):
     SRT = "srt"
     VTT = "vtt"
     JSON = "json"
+    RTTM = "rttm"
+    STM = "stm"
+    CTM = "ctm"
+    SEGLST = "seglst"
 
 
 class Output(Protocol):
@@ -82,9 +88,12 @@ class TranscriptOutput:
         self._sink = sink
         self._export = FORMATS[format_name].export
         self._events: list[DurableEvent] = []
+        self._session_id = FILE_ID
 
     def message(self, text: str) -> None:
-        pass
+        """``ready`` says which session the file is of."""
+        if '"type":"ready"' in text and isinstance(ready := parse_server_message(text), Ready):
+            self._session_id = ready.session_id
 
     def event(self, event: Event) -> None:
         if isinstance(event, Final | Revision | LanguageDetected | Gap | Done):
@@ -96,7 +105,7 @@ class TranscriptOutput:
         pass
 
     def close(self) -> None:
-        self._sink.write(self._export(Transcript.from_events(self._events)))
+        self._sink.write(self._export(Transcript.from_events(self._events), self._session_id))
         self._sink.flush()
 
 

@@ -38,5 +38,5 @@ One lane, one session
 
 Many sessions, and afterwards
 - ``batching``: which jobs go to an engine together.
-- ``exports``: events → JSON, TXT, SRT, VTT.
+- ``exports``: events → JSON, TXT, SRT, VTT, RTTM, STM, CTM, SegLST.
 """

@@ -31,7 +31,6 @@ class GapReason(StrEnum):
 
     ENGINE_FAILED = "engine_failed"
     OVERLOAD = "overload"
-    SKIPPED = "skipped"
 
 
 class SessionStage(StrEnum):

@@ -49,7 +49,7 @@ EXTRA_IMPORTS_OF_STREAMING = {
     "streaming/clustering.py": {"scipy.optimize"},
     "streaming/wire.py": {"orjson", "pydantic"},
     "streaming/exports/json_.py": {"orjson"},
-    "streaming/exports/srt.py": {"pysubs2"},
+    "streaming/exports/seglst.py": {"orjson"},
 }
 IMPURE_BUILTINS = {"open", "input", "print", "exec", "eval", "__import__"}
 
@@ -57,6 +57,8 @@ STREAMING_FOR_CLIENTS = {
     f"streaming.{module}" for module in ("wire", "exports", "errors", "events", "timeline")
 }
 HEAVY = {"torch", "torchaudio", "transformers", "pyannote.audio", "onnxruntime", "pocketsphinx"}
+EVALUATION = "server/evaluation"
+"""A client of the server with metrics' libraries, run by ``captiond eval`` alone."""
 ENGINE_FILES_OF_THE_FRONT = {"__init__.py", "errors.py", "registry.py", "selection.py"}
 
 UNPICKLERS = {"cloudpickle", "dill", "jsonpickle", "marshal", "shelve"}
@@ -175,7 +177,7 @@ def clients_know_the_protocol_only(source: Source) -> Complaints:
 
 
 def only_commands_use_a_client(source: Source) -> Complaints:
-    if source.is_in("server") and not source.is_in("server/commands"):
+    if source.is_in("server") and not source.is_in("server/commands", EVALUATION):
         for line, name in source.imports:
             if is_within(name, {"clients", "load_tests", "tests", "tools"}):
                 yield line, f"imports {name}"
@@ -184,10 +186,19 @@ def only_commands_use_a_client(source: Source) -> Complaints:
 def only_engines_import_models(source: Source) -> Complaints:
     of_the_front = source.name.split("/")[-1] in ENGINE_FILES_OF_THE_FRONT
     is_engine = source.is_in("server/engines") and not of_the_front
-    if source.is_in("server", "clients", "load_tests") and not is_engine:
+    is_allowed = is_engine or source.is_in(EVALUATION)
+    if source.is_in("server", "clients", "load_tests") and not is_allowed:
         for line, name in source.imports:
             if is_within(name, HEAVY):
                 yield line, f"imports {name}"
+
+
+def no_server_process_imports_the_evaluation(source: Source) -> Complaints:
+    is_its_own = source.is_in(EVALUATION) or source.name == "server/commands/evaluate.py"
+    if source.is_in("server", "clients", "load_tests") and not is_its_own:
+        for line, name in source.imports:
+            if is_within(name, {"server.evaluation"}):
+                yield line, f"imports {name}, which drives a server from outside"
 
 
 # Banned calls
@@ -257,6 +268,7 @@ RULES: list[tuple[Rule, str, str]] = [
     (only_commands_use_a_client, "server/app.py", "from clients.stream import CaptionStream"),
     (only_engines_import_models, "server/app.py", "def f():\n    import torch.nn"),
     (only_engines_import_models, "server/engines/registry.py", "from pyannote.audio import Model"),
+    (no_server_process_imports_the_evaluation, "server/a.py", "from server.evaluation import run"),
     (only_worker_frames_are_unpickled, "server/app.py", "import pickle\npickle.loads(b'')"),
     (only_worker_frames_are_unpickled, "server/app.py", "from pickle import loads"),
     (only_worker_frames_are_unpickled, "tools/a.py", "import yaml\nyaml.load(text)"),

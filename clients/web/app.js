@@ -129,7 +129,7 @@ function noteLoss(run, bytes) {
 
 function takeEvent(run, message) {
   if (message.type === "final") run.figures.finalCame(message.end);
-  if (message.type === "gap" && message.reason !== "skipped") {
+  if (message.type === "gap") {
     tell(`No captions from ${clock(message.start)} to ${clock(message.end)}: ${message.reason}.`);
   }
   if (message.type === "degraded") tell(`${STAGES[message.stage]} is not working just now.`);

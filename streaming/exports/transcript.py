@@ -1,18 +1,20 @@
 """A session's durable events, folded into captions with their final speakers.
 
-Owns: what a transcript is, and its cues (one per run of words by one speaker). Used by the server
-over stored events and by clients over received ones. Formats are the neighbouring files' matter.
+Owns: what a transcript is, its passages (one per run of words by one speaker) and what a name or a
+word may hold in one. Used by the server over stored events and by clients over received ones.
+Formats are the neighbouring files' matter.
 
 Invariants:
 X1  Folding the same events again, or a replayed part of them, changes nothing.
-X2  A cue has text and lasts at least a millisecond.
-X3  Text and names in a cue are one line without control characters or direction overrides.
+X2  A cue has text and lasts at least a millisecond; a passage has words, and each has text.
+X3  Text and names in a cue are one line without control characters or direction overrides; so are
+    a passage's words, which hold no space either.
 """
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 
 from streaming.events import (
     CaptionWord,
@@ -58,15 +60,41 @@ class Caption:
         speaker = main_speaker(words) if words else _longest_run(revision, self.speaker)
         return replace(self, words=tuple(words), speaker=speaker, rev=revision.rev)
 
-    def cues(self) -> Iterator["Cue"]:
+    def passages(self) -> Iterator["Passage"]:
         """One per speaker run, in word order."""
-        if not self.words:
-            yield from _cue(self.span, self.speaker, self.text)
-        for speaker, run in groupby(self.words, key=lambda word: word.speaker):
-            words = tuple(run)
-            start = min(word.span.start for word in words)
-            end = max(word.span.end for word in words)
-            yield from _cue(Span(start, end), speaker, text_of(words))
+        whole = CaptionWord(self.text, self.span, self.confidence, self.speaker)
+        for speaker, run in groupby(self.words or (whole,), key=lambda word: word.speaker):
+            words = tuple(_plain_words(run))
+            if words:
+                yield Passage(self.caption_id, self.lane, plain_name(speaker), words, self.language)
+
+    def cues(self) -> Iterator["Cue"]:
+        """One per passage."""
+        for passage in self.passages():
+            start_ms = passage.span.start // SAMPLES_PER_MS
+            end_ms = max(start_ms + 1, -(-passage.span.end // SAMPLES_PER_MS))
+            yield Cue(start_ms, end_ms, passage.speaker, passage.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Successive words of one caption by one speaker."""
+
+    caption_id: str
+    lane: int
+    speaker: str | None
+    words: tuple[CaptionWord, ...]
+    """With times shared out by length where a caption has none, or a word holds spaces."""
+    language: str | None
+
+    @property
+    def span(self) -> Span:
+        start = min(word.span.start for word in self.words)
+        return Span(start, max(word.span.end for word in self.words))
+
+    @property
+    def text(self) -> str:
+        return text_of(self.words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +137,57 @@ class Transcript:
     @property
     def speakers(self) -> tuple[str, ...]:
         """Whoever says a word, in order of appearance."""
-        named = (cue.speaker for cue in self.cues())
+        named = (passage.speaker for passage in self.passages())
         return tuple(dict.fromkeys(speaker for speaker in named if speaker))
 
+    def passages(self) -> list[Passage]:
+        """Every caption's passages, by start."""
+        found = [passage for caption in self.captions for passage in caption.passages()]
+        return sorted(found, key=lambda passage: passage.span.start)
+
     def cues(self) -> list[Cue]:
-        """Every caption's cues, by start."""
+        """Every passage as a line, by start."""
         found = [cue for caption in self.captions for cue in caption.cues()]
         return sorted(found, key=lambda cue: cue.start_ms)
 
 
 def plain(text: str) -> str:
     """The text as one inert line: no controls, no line breaks, single spaces."""
+    return " ".join(_without_controls(text).split())
+
+
+def plain_name(speaker: str | None) -> str | None:
+    return plain(speaker or "") or None
+
+
+def share_out(span: Span, parts: Sequence[str]) -> list[Span]:
+    """The time of each part of a word, by length: the best guess where nothing better is known."""
+    ends = list(accumulate((len(part) for part in parts), initial=0))
+    cuts = [span.start + span.samples * end // max(1, ends[-1]) for end in ends]
+    return [Span(start, end) for start, end in pairwise(cuts)]
+
+
+def rounded_ms(sample: int) -> int:
+    """The nearest millisecond, so that spans which touch still do."""
+    return (sample + SAMPLES_PER_MS // 2) // SAMPLES_PER_MS
+
+
+def _plain_words(words: Iterable[CaptionWord]) -> Iterator[CaptionWord]:
+    """The words of ``plain(text_of(words))``: those that hold spaces divided, empty ones gone."""
+    is_spaced = False
+    for word in words:
+        text = _without_controls(word.text)
+        is_spaced = is_spaced or not word.is_glued or text[:1] == " "
+        parts = text.split()
+        for part, span in zip(parts, share_out(word.span, parts), strict=True):
+            yield replace(word, text=part, span=span, is_glued=not is_spaced)
+            is_spaced = True
+        is_spaced = text[-1:] == " " if parts else is_spaced or text != ""
+
+
+def _without_controls(text: str) -> str:
     spaced = "".join(" " if c.isspace() else c for c in text)
-    return " ".join("".join(c for c in spaced if _is_kept(c)).split())
+    return "".join(c for c in spaced if _is_kept(c))
 
 
 def _is_kept(character: str) -> bool:
@@ -140,15 +206,6 @@ def _caption(final: Final) -> Caption:
         speaker=final.speaker,
         words=final.words,
     )
-
-
-def _cue(span: Span, speaker: str | None, text: str) -> Iterator[Cue]:
-    line = plain(text)
-    if not line:
-        return
-    start_ms = span.start // SAMPLES_PER_MS
-    end_ms = max(start_ms + 1, -(-span.end // SAMPLES_PER_MS))
-    yield Cue(start_ms, end_ms, (plain(speaker) or None) if speaker else None, line)
 
 
 def _longest_run(revision: Revision, otherwise: str | None) -> str | None:

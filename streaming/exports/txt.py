@@ -1,17 +1,13 @@
 """Plain text: one line per cue, ``S1: text``; audio without captions is named in brackets."""
 
-from streaming.events import Gap, GapReason
+from streaming.events import Gap
 from streaming.exports.transcript import Cue, Transcript
 from streaming.timeline import SAMPLES_PER_MS, seconds
 
 
 def to_txt(transcript: Transcript) -> str:
     lines = [(cue.start_ms, _line(cue)) for cue in transcript.cues()]
-    lines += [
-        (gap.span.start // SAMPLES_PER_MS, _gap_line(gap))
-        for gap in transcript.gaps
-        if gap.reason is not GapReason.SKIPPED
-    ]
+    lines += [(gap.span.start // SAMPLES_PER_MS, _gap_line(gap)) for gap in transcript.gaps]
     in_order = sorted(lines, key=lambda line: line[0])
     return "".join(f"{text}\n" for _, text in in_order)
 

@@ -4,32 +4,40 @@ Source: https://www.w3.org/TR/webvtt1/ (cue text and annotations take ``&amp; &l
 """
 
 from streaming.events import Gap
-from streaming.exports.transcript import Cue, Transcript
-from streaming.timeline import seconds
+from streaming.exports.shaped_cues import ShapedCue, shaped_cues
+from streaming.exports.transcript import Transcript
+from streaming.timeline import SAMPLES_PER_MS, seconds
 
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 """With ``>`` escaped no text can hold the arrow that separates a cue's times."""
 
 
 def to_vtt(transcript: Transcript) -> str:
-    """Blocks in order of time, gaps as notes after the cues."""
-    blocks = ["WEBVTT", *map(_block, transcript.cues()), *map(_note, transcript.gaps)]
-    return "\n\n".join(blocks) + "\n"
+    """Blocks in order of time."""
+    blocks = [(gap.span.start // SAMPLES_PER_MS, _note(gap)) for gap in transcript.gaps]
+    blocks += [(cue.start_ms, _block(cue)) for cue in shaped_cues(transcript, _no_prefix)]
+    in_order = [text for _, text in sorted(blocks, key=lambda block: block[0])]
+    return "\n\n".join(["WEBVTT", *in_order]) + "\n"
 
 
-def _block(cue: Cue) -> str:
-    text = cue.text.translate(_ESCAPES)
+def timestamp(ms: int, point: str = ".") -> str:
+    """At least two digits of hours."""
+    minutes, rest = divmod(ms, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{rest // 1000:02}{point}{rest % 1000:03}"
+
+
+def _no_prefix(_: str | None) -> str:
+    return ""
+
+
+def _block(cue: ShapedCue) -> str:
+    text = "\n".join(cue.lines).translate(_ESCAPES)
     if cue.speaker:
         text = f"<v {cue.speaker.translate(_ESCAPES)}>{text}</v>"
-    return f"{_timestamp(cue.start_ms)} --> {_timestamp(cue.end_ms)}\n{text}"
+    return f"{timestamp(cue.start_ms)} --> {timestamp(cue.end_ms)}\n{text}"
 
 
 def _note(gap: Gap) -> str:
     start, end = seconds(gap.span.start), seconds(gap.span.end)
     return f"NOTE no captions from {start:.3f} s to {end:.3f} s: {gap.reason.value}"
-
-
-def _timestamp(ms: int) -> str:
-    minutes, rest = divmod(ms, 60_000)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{rest // 1000:02}.{rest % 1000:03}"

@@ -23,7 +23,9 @@ from streaming.events import (
     SessionStage,
     SpeakerRun,
 )
+from streaming.exports import FORMATS
 from streaming.timeline import Span
+from streaming.wire import Ready, encode_notice
 
 DONE = Done(9, 12.5, 3.0, 9.5, 1.5, 20.0, 4, 2, Quantiles(0.2, 0.3), Quantiles(0.5, 0.9))
 
@@ -62,6 +64,21 @@ def test_text_is_printed_with_its_last_speakers() -> None:
 )
 def test_files_are_written_at_the_end(chosen: Format, expected: str) -> None:
     assert expected in written(chosen, final(1, "hello"), DONE)
+
+
+def test_a_file_names_the_session_that_the_server_named() -> None:
+    sink = io.StringIO()
+    output = file_output(sink, Format.CTM)
+    ready = Ready("abc-123", "secret", 0, 0, 16_000, "2026-11-20T08:00:00.000Z", {})
+    output.message(encode_notice(ready).decode())
+    output.event(final(1, "hello"))
+    output.close()
+    assert sink.getvalue() == "abc-123 1 1.000 0.006 hello\n"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_export_is_offered(name: str) -> None:
+    assert written(format_of(Path(f"meeting.{name}")), final(1, "hello"), DONE)
 
 
 def test_ndjson_is_what_the_server_said() -> None:

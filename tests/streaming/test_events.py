@@ -27,7 +27,7 @@ def test_an_event_cannot_be_changed() -> None:
 
 
 def test_reasons_and_stages_are_the_words_of_the_wire() -> None:
-    assert {str(reason) for reason in GapReason} == {"engine_failed", "overload", "skipped"}
+    assert {str(reason) for reason in GapReason} == {"engine_failed", "overload"}
     assert {str(stage) for stage in SessionStage} == {"vad", "asr", "diarizer"}
 
 

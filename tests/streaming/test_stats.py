@@ -53,7 +53,7 @@ def test_extremes_are_bounded_not_lost() -> None:
 def test_every_received_sample_is_accounted_for() -> None:
     stats = SessionStats(received_samples=100, decoded_samples=40, silent_samples=30)
     stats.gap_samples[GapReason.OVERLOAD] += 20
-    stats.gap_samples[GapReason.SKIPPED] += 5
+    stats.gap_samples[GapReason.ENGINE_FAILED] += 5
     assert stats.gap_samples_total == 25
     assert stats.unaccounted_samples == 5
 

@@ -90,6 +90,24 @@ def test_without_words_a_caption_has_one_cue_and_one_speaker() -> None:
     assert cue.speaker == "S1"
 
 
+def test_a_passage_has_the_words_of_one_speaker() -> None:
+    said = final("c1", ("one", "S1"), ("two", "S2\n"), ("three", "S2\n"), start_ms=0, lane=3)
+    first, second = Transcript.from_events([said]).passages()
+    assert (first.text, first.speaker, first.lane, first.language) == ("one", "S1", 3, "en")
+    assert (second.text, second.speaker) == ("two three", "S2")
+    assert second.span == Span(500 * MS, 1_400 * MS)
+
+
+def test_a_word_that_holds_spaces_is_several_which_share_its_time() -> None:
+    (passage,) = Transcript.from_events([final("c1", ("New\u2028York\0", "S1"))]).passages()
+    assert [word.text for word in passage.words] == ["New", "York"]
+    assert [word.span.start // MS for word in passage.words] == [1_000, 1_171]
+    assert passage.words[-1].span.end == 1_400 * MS
+    bare = Final(1, "c1", 0, Span(0, 800 * MS), "ab cd", "en", 0.7, "S1", ())
+    (passage,) = Transcript.from_events([bare]).passages()
+    assert [word.span.end // MS for word in passage.words] == [400, 800]
+
+
 def test_captions_stand_in_order_of_time_whatever_their_lane() -> None:
     late, early = final("c1", ("b", "B"), start_ms=5_000), final("c2", ("a", "A"), lane=1)
     transcript = Transcript.from_events([late, early])
@@ -138,6 +156,15 @@ REVISIONS: st.SearchStrategy[DurableEvent] = st.builds(
     RUNS,
 )
 DURABLE = st.lists(st.one_of(FINALS, REVISIONS), max_size=10)
+
+
+@given(st.lists(st.tuples(st.text(" a\u0301\0\n予,", max_size=4), st.booleans()), max_size=6))
+def test_a_passage_reads_as_its_words_do(texts: list[tuple[str, bool]]) -> None:
+    words = tuple(CaptionWord(text, Span(0, 1), None, None, glued) for text, glued in texts)
+    said = Final(1, "c1", 0, Span(0, 1), "", None, None, None, words)
+    passages = Transcript.from_events([said]).passages()
+    assert [passage.text for passage in passages] == [t for t in [plain(text_of(words))] if t]
+    assert all(word.text == plain(word.text) for p in passages for word in p.words)
 
 
 @given(DURABLE)
