@@ -6,6 +6,7 @@ what is missing; sessions are refused until everything is warm. SIGTERM drains.
 
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
 import signal
 import time
@@ -23,14 +24,15 @@ from server.engines.registry import EngineSpec
 from server.engines.selection import choose_recognizer
 from server.hub import EnginesInUse, Hub
 from server.limits import PacketGate
-from server.routes import TENANT, Routes, guard_middleware
+from server.routes import TENANT, Routes, guard_middleware, offered_subprotocols
 from server.socket import CaptionSocket
 from server.store import TranscriptStore
 from server.telemetry import Metrics
 from server.workers import EngineWorker, WorkerState, cpu_budget
 from streaming.batching import BatchLimits
+from streaming.errors import BadMessage
 from streaming.events import SessionStage
-from streaming.wire import STREAM_PATH
+from streaming.wire import STREAM_PATH, SUBPROTOCOL
 
 LAG_PROBE_SECONDS = 0.5
 DRAIN_POLL_SECONDS = 0.05
@@ -78,7 +80,10 @@ def engine_specs(settings: Settings) -> dict[SessionStage, EngineSpec]:
     }
     if settings.diarizer != NO_DIARIZER:
         specs[SessionStage.DIARIZATION] = EngineSpec(
-            SessionStage.DIARIZATION, settings.diarizer, threads=max(1, budget // 2)
+            SessionStage.DIARIZATION,
+            settings.diarizer,
+            options=dict(settings.diarizer_options),
+            threads=max(1, budget // 2),
         )
     return specs
 
@@ -92,6 +97,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._workers: dict[SessionStage, list[EngineWorker]] = {}
         self._dispatcher: Dispatcher | None = None
+        self._hub: Hub | None = None
         self._problems = ["models are loading"]
         self._signals = 0
         self._stop = asyncio.Event()
@@ -106,7 +112,7 @@ class Server:
         async with contextlib.AsyncExitStack() as stack:
             store = await self._open_store()
             stack.push_async_callback(store.close)
-            hub = Hub(self._settings, store, self._metrics)
+            hub = self._hub = Hub(self._settings, store, self._metrics)
             runner = await self._listen(hub, on_listening)
             stack.push_async_callback(runner.cleanup)
             stack.push_async_callback(self._close_workers)
@@ -129,9 +135,9 @@ class Server:
         settings = self._settings
         keyring = Keyring.from_settings(settings)
         origins = OriginGuard(settings.allowed_origins, settings.allowed_hosts, settings.host)
-        app = web.Application(middlewares=[guard_middleware(keyring, origins)])
+        app = web.Application(middlewares=[guard_middleware(keyring, origins, self._metrics)])
         Routes(hub, self).add_to(app)
-        app.router.add_get(STREAM_PATH, lambda request: self._stream(request, hub))
+        app.router.add_get(STREAM_PATH, functools.partial(self._stream, hub))
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
         await runner.setup()
         await web.TCPSite(runner, settings.host, settings.port).start()
@@ -154,7 +160,13 @@ class Server:
         limits = {stage: BatchLimits(size) for stage in SessionStage}
         limits[SessionStage.ACTIVITY] = BatchLimits(ACTIVITY_WINDOWS_MAX)
         limits[SessionStage.DIARIZATION] = BatchLimits(max(size, 64))
-        self._dispatcher = Dispatcher(self._workers, limits, self._metrics, hub.deliver)
+        self._dispatcher = Dispatcher(
+            self._workers,
+            limits,
+            self._metrics,
+            hub.deliver,
+            call_timeout_s=self._settings.call_timeout_s,
+        )
         self._dispatcher.start()
         hub.serve_with(engines, self._dispatcher)
         self._problems = []
@@ -172,6 +184,9 @@ class Server:
                     group.create_task(worker.start())
         except* EngineUnavailable as failures:
             raise failures.exceptions[0] from None
+        except* OSError as failures:
+            reason = failures.exceptions[0]
+            raise EngineUnavailable(f"cannot start an engine process: {reason}") from None
         return self._in_use()
 
     def _in_use(self) -> EnginesInUse:
@@ -206,10 +221,13 @@ class Server:
             for stage, workers in self._workers.items()
             if not any(worker.ready for worker in workers)
         ]
+        if self._hub is not None and self._hub.is_store_refusing:
+            lost.append("the store refuses captions")
         return self._problems or lost
 
-    async def _stream(self, request: web.Request, hub: Hub) -> web.StreamResponse:
+    async def _stream(self, hub: Hub, request: web.Request) -> web.StreamResponse:
         tenant = request[TENANT]
+        _check_subprotocols(request)
         hub.admit_upgrade(tenant)
         socket = CaptionSocket(heartbeat_s=HEARTBEAT_SECONDS)
         await socket.prepare(request)
@@ -245,6 +263,7 @@ class Server:
         for connection in tuple(self._connections):
             connection.close_for_drain()
         await self._wait_until(lambda: not self._connections, CLOSE_SECONDS_MAX)
+        await hub.close()
 
     async def _wait_until(self, is_so: Callable[[], bool], seconds: float) -> None:
         """Returns as soon as it is so, the time is over, or a second signal comes."""
@@ -270,3 +289,10 @@ class Server:
             await asyncio.sleep(LAG_PROBE_SECONDS)
             lag.observe(max(0.0, time.monotonic() - due))
             self._metrics.backlog_seconds.set(hub.backlog_seconds)
+
+
+def _check_subprotocols(request: web.Request) -> None:
+    """Raises: BadMessage. aiohttp would log what was offered, and a key may be among it."""
+    offered = offered_subprotocols(request)
+    if offered and SUBPROTOCOL not in offered:
+        raise BadMessage(f'offer the WebSocket subprotocol "{SUBPROTOCOL}", or none')

@@ -118,6 +118,14 @@ class Settings(BaseSettings):
     vad_options: EngineOptions = Field(
         {}, description="further options of the voice activity engine, as name=value"
     )
+    diarizer_options: EngineOptions = Field(
+        {}, description="further options of the diarizer, as name=value"
+    )
+    call_timeout_s: Seconds = Field(
+        15,
+        description="an engine that has not answered after this, and as long again as the audio "
+        "asked about, is killed and replaced",
+    )
     threads: Count | None = Field(
         None, description="compute threads of all workers together; unset: what the machine allows"
     )

@@ -5,7 +5,8 @@ flow is controlled by credit. One writer task sends everything, so that a slow c
 nobody. ``server/protocols/`` has what differs between protocols.
 
 Invariants: K1 nothing is awaited between two receives but the socket itself; K2 an error message
-stands before every close but 1000; K3 what was not sent stays in the event log, for a resume.
+stands before every close but 1000, as far as the client reads at all; K3 what was not sent stays
+in the event log, for a resume; K4 a connection whose session was taken over writes nothing of it.
 """
 
 import asyncio
@@ -14,29 +15,26 @@ from collections import deque
 from typing import Protocol
 
 import structlog
-from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType
 
 from server.limits import PacketGate
 from server.live import LiveSession
+from server.socket import CaptionSocket
 from server.store import TranscriptStore
 from server.telemetry import Metrics
 from streaming.errors import (
     BadAudio,
-    BadMessage,
     CaptiondError,
     Draining,
     IdleTooLong,
     InternalError,
     OutOfOrder,
-    Superseded,
     TooBig,
-    UnknownSession,
     UnsupportedOption,
 )
 from streaming.eventlog import Behind, Cursor
 from streaming.events import Done, Event
 from streaming.wire import (
-    AUDIO_MESSAGE_BYTES_MAX,
     CONTROL_MESSAGE_BYTES_MAX,
     ClientMessage,
     Configure,
@@ -56,8 +54,6 @@ from streaming.wire import (
     parse_durable_event,
 )
 
-NOTICES_MAX = 64
-"""Acks and notices that wait for a slow client; newer acks replace older ones beyond it."""
 EVENTS_PER_WRITE = 64
 WRITE_SECONDS_MAX = 30.0
 """A client that takes nothing for this long is cut off; it can resume."""
@@ -77,12 +73,9 @@ class Desk(Protocol):
     @property
     def store(self) -> TranscriptStore: ...
 
-    @property
-    def is_draining(self) -> bool: ...
-
     async def open(self, start: Start, tenant: str) -> tuple[LiveSession, Ready]: ...
 
-    def resume(self, message: Resume, tenant: str) -> tuple[LiveSession, Ready]: ...
+    async def resume(self, message: Resume, tenant: str) -> tuple[LiveSession, Ready]: ...
 
     def check_language(self, language: str | None) -> None: ...
 
@@ -92,7 +85,7 @@ class Connection:
 
     def __init__(
         self,
-        ws: web.WebSocketResponse,
+        ws: CaptionSocket,
         desk: Desk,
         tenant: str,
         *,
@@ -107,48 +100,49 @@ class Connection:
         self._handshake_s, self._idle_s = handshake_s, idle_s
         self._live: LiveSession | None = None
         self._cursor: Cursor | None = None
-        self._notices: deque[ServerNotice] = deque(maxlen=NOTICES_MAX)
+        self._notices: deque[ServerNotice] = deque()
+        """At most ready, draining, one error and one ack: the next ack comes after it is sent."""
         self._wakeup = asyncio.Event()
         self._failure: CaptiondError | None = None
+        self._is_dismissed = False
+        """The session belongs to another connection, or is gone."""
+        self._is_known = False
+        """The client has the session's id and token."""
         self._is_delivered = False
         self._with_words = True
         self._is_deaf = False
         """Draining: audio that comes now belongs to the next server."""
+        self._log = _log
 
     async def serve(self) -> None:
         """Returns when the socket is closed. Never raises but on cancellation."""
-        writer = asyncio.create_task(self._write())
+        writer = asyncio.create_task(self._write(), name="socket writer")
+        try:
+            await self._read_until_closed()
+            # The writer sends the last words and closes; a dead socket ends it by itself.
+            self._wakeup.set()
+            await asyncio.wait([writer], timeout=WRITE_SECONDS_MAX)
+        finally:
+            writer.cancel()
+            if not self._ws.closed or self._ws.close_code == WSCloseCode.ABNORMAL_CLOSURE:
+                self._ws.abort()
+            self._let_go()
+
+    async def _read_until_closed(self) -> None:
         try:
             await self._read()
         except CaptiondError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001  task boundary
-            _log.error("connection broken by a bug", exc_info=error)
-            self._fail(InternalError("the server has a bug; its log has the details"))
-        try:
-            await self._finish(writer)
-        finally:
-            writer.cancel()
-            self._let_go()
-
-    async def _finish(self, writer: asyncio.Task[None]) -> None:
-        """Let the writer send the last words and close; a dead socket ends it by itself."""
-        if self._failure is None and not self._ws.closed:
-            self._fail(BadMessage("a broken WebSocket frame; connect again and resume"))
-        self._wakeup.set()
-        await asyncio.wait([writer], timeout=WRITE_SECONDS_MAX)
+            self._fail_by_bug(error)
 
     def _let_go(self) -> None:
-        live = self._live
-        if live is None:
+        live, cursor = self._live, self._cursor
+        if live is None or cursor is None:
             return
         live.unlisten(self._wakeup.set)
-        if self._cursor is not None:
-            dropped = self._desk.metrics.events_dropped.labels("partial")
-            dropped.inc(self._cursor.missed_partials)
-        if self._is_delivered:
-            live.mark_delivered()
-        live.detach(self._fail)
+        self._desk.metrics.events_dropped.labels("partial").inc(cursor.missed_partials)
+        live.detach(self._dismiss, is_delivered=self._is_delivered, is_known=self._is_known)
 
     # Reading
 
@@ -171,36 +165,45 @@ class Connection:
         """The next data message; None when the socket is closed."""
         try:
             async with asyncio.timeout(timeout_s):
-                message = await self._ws.receive()
+                message = await self._receive()
         except TimeoutError:
             raise IdleTooLong(f"no message for {timeout_s} s; {advice}") from None
-        if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+        if self._ws.refusal is not None:
+            raise self._ws.refusal
+        return message if message.type in (WSMsgType.TEXT, WSMsgType.BINARY) else None
+
+    async def _receive(self) -> WSMessage:
+        """Anything but a ping or a pong; those count as messages, but not as a sign of life."""
+        while True:
+            message = await self._ws.receive()
             self._gate.receive_packet(time.monotonic_ns())
-            return message
-        if message.type is WSMsgType.ERROR and self._ws.close_code == WSCloseCode.MESSAGE_TOO_BIG:
-            raise TooBig(f"a message above {AUDIO_MESSAGE_BYTES_MAX} bytes; send smaller ones")
-        return None
+            if message.type is WSMsgType.PING:
+                await self._ws.pong(message.data)
+            elif message.type is not WSMsgType.PONG:
+                return message
 
     def _parsed(self, message: WSMessage) -> ClientMessage:
         if message.type is WSMsgType.BINARY:
             raise OutOfOrder("audio before start; send start or resume first")
-        if len(message.data) > CONTROL_MESSAGE_BYTES_MAX:
-            raise TooBig(f"a text message above {CONTROL_MESSAGE_BYTES_MAX} characters")
+        if len(message.data.encode()) > CONTROL_MESSAGE_BYTES_MAX:
+            raise TooBig(f"a text message above {CONTROL_MESSAGE_BYTES_MAX} bytes; shorten it")
         return parse_client_message(message.data)
 
     async def _open(self, message: ClientMessage) -> None:
         if isinstance(message, Start):
-            self._live, ready = await self._desk.open(message, self._tenant)
+            live, ready = await self._desk.open(message, self._tenant)
         elif isinstance(message, Resume):
-            self._live, ready = self._desk.resume(message, self._tenant)
+            live, ready = await self._desk.resume(message, self._tenant)
+            self._is_known = True
         else:
             raise OutOfOrder(f"{message.type} before start; send start or resume first")
-        self._with_words = self._live.session.start.words
-        self._live.listen(self._wakeup.set)
-        self._live.attach(self._fail, ready.seq)
-        self._cursor = self._live.session.log.cursor(ready.seq)
+        self._live, self._log = live, _log.bind(session_id=live.id)
+        self._with_words = live.session.start.words
+        live.listen(self._wakeup.set)
+        live.attach(self._dismiss, ready.seq)
+        self._cursor = live.session.log.cursor(ready.seq)
         self._notify(ready)
-        self._live.step()
+        live.step()
 
     def _take(self, message: WSMessage) -> None:
         assert self._live is not None
@@ -263,9 +266,9 @@ class Connection:
 
     @property
     def is_caught_up(self) -> bool:
-        """Everything received is captioned, stored and written."""
+        """Everything received is captioned, stored and written, or never will be."""
         live = self._live
-        if live is None or self._ws.closed:
+        if live is None or self._failure is not None or self._ws.closed:
             return True
         is_over = live.session.is_read and not live.session.is_waiting_for_reader
         return live.is_settled and is_over and not self._notices
@@ -274,42 +277,67 @@ class Connection:
         """Everything that could be said has been said."""
         self._fail(Draining("the server is going down; resume there or on another one"))
 
+    def _dismiss(self, error: CaptiondError) -> None:
+        self._is_dismissed = True
+        self._fail(error)
+
     def _fail(self, error: CaptiondError) -> None:
         if self._failure is None:
             self._failure = error
+            self._count(error)
             self._wakeup.set()
+
+    def _fail_by_bug(self, error: Exception) -> None:
+        self._log.error("connection broken by a bug", exc_info=error)
+        self._fail(InternalError("the server has a bug; its log has the details"))
 
     async def _write(self) -> None:
         try:
-            while not self._ws.closed and self._failure is None and not self._is_delivered:
-                await self._wakeup.wait()
-                self._wakeup.clear()
-                await self._write_news()
-            await self._close()
+            await self._write_until_over()
+            async with asyncio.timeout(WRITE_SECONDS_MAX):
+                await self._close()
         except TimeoutError:
-            _log.info("client reads nothing", seconds=WRITE_SECONDS_MAX)
-            await self._drop(IdleTooLong.close_code)
-        except (ConnectionError, RuntimeError) as error:
-            # aiohttp raises RuntimeError for a socket that closed under the writer.
-            _log.debug("socket gone while writing", reason=str(error))
-        except Exception as error:  # noqa: BLE001  task boundary
-            _log.error("writer broken by a bug", exc_info=error)
-            await self._drop(InternalError.close_code)
+            self._log.info("client reads nothing", seconds=WRITE_SECONDS_MAX)
+            self._ws.abort()
+        except ConnectionError as error:
+            self._log.debug("socket gone while writing", reason=str(error))
+            self._ws.abort()
+
+    async def _write_until_over(self) -> None:
+        """Raises: TimeoutError, ConnectionError."""
+        while not self._ws.closed and self._failure is None and not self._is_delivered:
+            await self._wakeup.wait()
+            self._wakeup.clear()
+            try:
+                await self._write_news()
+            except CaptiondError as error:
+                self._fail(error)  # the store could not be read
+            except OSError:
+                raise
+            except Exception as error:  # noqa: BLE001  task boundary
+                self._fail_by_bug(error)
 
     async def _write_news(self) -> None:
         while not self._ws.closed:
             while self._notices:
-                await self._send(encode_notice(self._notices.popleft()))
+                await self._write_notice(self._notices.popleft())
             events = await self._news()
             for event in events:
+                if self._is_dismissed:
+                    return
                 await self._send(encode_event(event, with_words=self._with_words))
                 self._note_written(event)
             self._acknowledge()
             if not events and not self._notices:
                 return
 
+    async def _write_notice(self, notice: ServerNotice) -> None:
+        await self._send(encode_notice(notice))
+        if isinstance(notice, Ready):
+            self._is_known = True
+
     async def _news(self) -> list[Event]:
-        if self._cursor is None or self._live is None or self._has_lost_session:
+        if self._cursor is None or self._live is None or self._is_dismissed:
             return []
         try:
             return self._cursor.read(EVENTS_PER_WRITE)
@@ -327,13 +355,10 @@ class Connection:
         self._cursor.skip_through(behind.after_seq + len(events))
         return events
 
-    @property
-    def _has_lost_session(self) -> bool:
-        """Its events are another connection's now, or nobody's."""
-        return isinstance(self._failure, Superseded | UnknownSession)
-
     def _note_written(self, event: Event) -> None:
         assert self._live is not None
+        if self._is_dismissed:
+            return  # while it was being sent: the next connection sends it again
         self._live.note_written(event)
         if isinstance(event, Done):
             self._is_delivered = True
@@ -341,7 +366,7 @@ class Connection:
             self._live.step()
 
     def _acknowledge(self) -> None:
-        if self._live is None or self._has_lost_session:
+        if self._live is None or self._is_dismissed:
             return
         ack = self._live.session.take_ack()
         if ack is not None:
@@ -355,13 +380,8 @@ class Connection:
         if self._is_delivered:
             await self._ws.close(code=WSCloseCode.OK)
         elif self._failure is not None and not self._ws.closed:
-            self._count(self._failure)
             await self._send(encode_notice(_notice_of(self._failure)))
             await self._ws.close(code=self._failure.close_code, message=self._failure.code.encode())
-
-    async def _drop(self, close_code: int) -> None:
-        """Close without waiting for what is still to be sent."""
-        await self._ws.close(code=close_code, drain=False)
 
     def _count(self, error: CaptiondError) -> None:
         self._desk.metrics.errors.labels(PROTOCOL, error.code).inc()

@@ -24,7 +24,7 @@ from streaming.timeline import SAMPLE_RATE_HZ
 
 TRIES_MAX = 2
 CALL_SECONDS_BASE = 15.0
-"""An engine that says nothing for this long hangs."""
+"""An engine that says nothing for this long hangs; a setting may say otherwise."""
 CALL_SECONDS_PER_AUDIO_SECOND = 1.0
 """On top: an engine slower than real time cannot serve a live stream anyway."""
 
@@ -55,8 +55,10 @@ class StageDispatcher:
         limits: BatchLimits,
         metrics: Metrics,
         deliver: Deliver,
+        call_timeout_s: float,
     ) -> None:
         self._stage = stage
+        self._call_timeout_s = call_timeout_s
         self._workers = workers
         self._scheduler = Scheduler(limits)
         self._metrics = metrics
@@ -76,11 +78,16 @@ class StageDispatcher:
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
     def submit(self, job: Job) -> list[Job]:
-        """Queue a job; returns the jobs that lost their place and will not be answered."""
+        """Queue a job; returns jobs of its session that lost their place: they get no answer.
+
+        Other sessions' jobs that had to make room come back to them unanswered, a moment later.
+        """
         lost = self._scheduler.add(job, time.monotonic_ns())
         self._note_depth()
         self._has_work.set()
-        return lost
+        if others := [Outcome(o, None) for o in lost if o.session_id != job.session_id]:
+            asyncio.get_running_loop().call_soon(self._deliver, others)
+        return [own for own in lost if own.session_id == job.session_id]
 
     def forget(self, session_id: str) -> None:
         """The session is gone: nobody waits for its jobs."""
@@ -121,7 +128,7 @@ class StageDispatcher:
     async def _try(self, worker: EngineWorker, batch: Batch) -> list[Outcome] | None:
         questions = [question for job in batch.jobs for question in job.questions]
         audio_s = batch.audio_samples / SAMPLE_RATE_HZ
-        timeout_s = CALL_SECONDS_BASE + CALL_SECONDS_PER_AUDIO_SECOND * audio_s
+        timeout_s = self._call_timeout_s + CALL_SECONDS_PER_AUDIO_SECOND * audio_s
         try:
             answers, engine_ns = await worker.call(batch.kind, questions, timeout_s=timeout_s)
         except (CallFailed, WorkerDied, CallTimeout) as error:
@@ -162,9 +169,13 @@ class Dispatcher:
         limits: dict[SessionStage, BatchLimits],
         metrics: Metrics,
         deliver: Deliver,
+        *,
+        call_timeout_s: float = CALL_SECONDS_BASE,
     ) -> None:
         self._stages = {
-            stage: StageDispatcher(stage, workers[stage], limits[stage], metrics, deliver)
+            stage: StageDispatcher(
+                stage, workers[stage], limits[stage], metrics, deliver, call_timeout_s
+            )
             for stage in workers
         }
 

@@ -7,6 +7,8 @@ Invariant H1: a session id is found by its tenant and its token only; every othe
 same answer as for an id that never was.
 """
 
+import asyncio
+import contextlib
 import secrets
 import time
 from collections import Counter
@@ -14,16 +16,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import structlog
+
 from server.admission import Admission
 from server.auth import check_resume_token, hash_resume_token, new_resume_token
 from server.config import Settings
 from server.dispatch import Dispatcher, Outcome
-from server.live import LiveSession, Services
+from server.live import Ending, LiveSession, Services
 from server.store import SessionRecord, TranscriptStore
 from server.telemetry import Metrics
 from streaming.endpointing import EndpointingOptions
 from streaming.engines import DiarizerProfile
-from streaming.errors import UnknownSession, UnsupportedOption
+from streaming.errors import (
+    CaptiondError,
+    Draining,
+    SessionExpired,
+    UnknownSession,
+    UnsupportedOption,
+)
 from streaming.lane import LaneOptions
 from streaming.session import Session
 from streaming.timeline import SAMPLE_RATE_HZ, samples_from_seconds
@@ -37,6 +47,10 @@ from streaming.wire import (
 )
 
 PROTOCOL = "captiond"
+CLOSE_SECONDS_MAX = 1.0
+"""At the end of a drain, for the records of sessions that nobody can come back to."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +121,11 @@ class Hub:
         samples = sum(live.session.backlog_samples for live in self._live.values())
         return samples / SAMPLE_RATE_HZ
 
+    @property
+    def is_store_refusing(self) -> bool:
+        """Captions wait, because the store took none of some session's last ones."""
+        return any(live.is_store_refusing for live in self._live.values())
+
     def pause(self) -> None:
         """Commit what every session has received: the server is about to go away."""
         self.is_draining = True
@@ -114,6 +133,19 @@ class Hub:
         for live in self.sessions:
             live.session.pause(time.monotonic_ns())
             live.step()
+
+    async def close(self) -> None:
+        """The drain is over: nobody can come back to a session here. Ends its readers too."""
+        lives = tuple(self.sessions)
+        unfinished = [live.id for live in lives if not live.is_over]
+        for live in lives:
+            self._forget(live, "drained", Draining("the server has gone down"))
+        now = datetime.now(UTC)
+        records = (self.store.finish_session(name, "expired", now) for name in unfinished)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                await asyncio.gather(*records, return_exceptions=True)
+        await asyncio.gather(*(live.stop_storing() for live in lives))
 
     @property
     def is_settled(self) -> bool:
@@ -127,14 +159,18 @@ class Hub:
         """Raises: Draining, Overloaded, TooFast where one more session may not start."""
         active = Counter(live.record.tenant for live in self._live.values())
         is_loaded = self._services is not None
-        self._admission.admit(tenant, active, is_draining=self.is_draining, is_ready=is_loaded)
+        try:
+            self._admission.admit(tenant, active, is_draining=self.is_draining, is_ready=is_loaded)
+        except CaptiondError:
+            self.metrics.sessions.labels(PROTOCOL, "refused").inc()
+            raise
 
     def admit_upgrade(self, tenant: str) -> None:
         """As ``admit``, before the client has said whether it starts or resumes.
 
         A full server still lets in those who may come back for a session that waits for them.
         """
-        if self.is_draining or not self.is_ready or not self._has_waiting(tenant):
+        if not self.is_ready or not self._has_waiting(tenant):
             self.admit(tenant)
 
     def _has_waiting(self, tenant: str) -> bool:
@@ -169,6 +205,7 @@ class Hub:
             del self._live[session_id]
             raise
         self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))
+        _log.info("session opened", session_id=session_id, tenant=tenant)
         return live, self._ready(live, token, seq=0)
 
     def check_language(self, language: str | None) -> None:
@@ -176,18 +213,30 @@ class Hub:
         assert self._engines is not None
         self._engines.check_language(language)
 
-    def resume(self, message: Resume, tenant: str) -> tuple[LiveSession, Ready]:
-        """Raises: UnknownSession, the same for a wrong id, token, owner or an expired session."""
+    async def resume(self, message: Resume, tenant: str) -> tuple[LiveSession, Ready]:
+        """Raises: Draining; UnknownSession, the same for a wrong id, token or owner;
+        SessionExpired for the holder of a session that is over; StoreError.
+        """
+        if self.is_draining:
+            raise Draining("the server is going down; start a new session on another one")
         live = self._live.get(message.session_id)
-        token_hash = live.record.resume_token_hash if live else hash_resume_token("none")
+        record = live.record if live else await self.store.session(message.session_id)
+        token_hash = record.resume_token_hash if record else hash_resume_token("none")
         is_holder = check_resume_token(message.resume_token, token_hash)
-        if live is None or not is_holder or live.record.tenant != tenant:
-            raise UnknownSession(
-                "no session with this id and token is waiting; start a new one (its transcript, "
-                "if it ever was yours, is at /v1/sessions)"
-            )
-        seq = min(message.last_seq, live.session.log.stored_seq)
-        return live, self._ready(live, message.resume_token, seq=seq)
+        if record is not None and is_holder and record.tenant == tenant:
+            if live is not None and not live.is_expired:
+                _log.info("session resumed", session_id=live.id, was_attached=live.is_attached)
+                seq = min(message.last_seq, live.session.log.stored_seq)
+                return live, self._ready(live, message.resume_token, seq=seq)
+            if live is not None or record.state != "open":
+                raise SessionExpired(
+                    "this session is over; start a new one (its transcript is at "
+                    f"/v1/sessions/{record.session_id}/transcript)"
+                )
+        raise UnknownSession(
+            "no session with this id and token is waiting; start a new one (its transcript, "
+            "if it ever was yours, is at /v1/sessions)"
+        )
 
     def _ready(self, live: LiveSession, token: str, *, seq: int) -> Ready:
         assert self._engines is not None
@@ -219,11 +268,16 @@ class Hub:
         for live in touched.values():
             live.step()
 
-    def _forget(self, live: LiveSession) -> None:
-        if self._live.pop(live.id, None) is not None:
-            live.close()
-            self.metrics.sessions.labels(PROTOCOL, "done").inc()
-            self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))
+    def _forget(
+        self, live: LiveSession, ending: Ending, reason: CaptiondError | None = None
+    ) -> None:
+        if self._live.pop(live.id, None) is None:
+            return
+        live.close(reason)
+        self.metrics.sessions.labels(PROTOCOL, ending).inc()
+        self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))
+        seconds = live.session.frames_received / live.session.start.audio.sample_rate
+        _log.info("session over", session_id=live.id, ending=ending, audio_seconds=seconds)
 
     def find(self, session_id: str) -> LiveSession | None:
         return self._live.get(session_id)
@@ -232,4 +286,6 @@ class Hub:
         """The session was deleted: what it still holds in memory goes too."""
         live = self._live.get(session_id)
         if live is not None:
-            self._forget(live)
+            self._forget(
+                live, "deleted", UnknownSession("this session was deleted; start a new one")
+            )

@@ -6,22 +6,25 @@ connection for the resume window. Nothing here decides words, speakers or admiss
 
 Invariants: V1 events reach the store in order, one write at a time per session; V2 at most one
 talker is attached, and a newer one supersedes it; V3 a session leaves memory only when its last
-event was delivered, or the resume window has passed and everything received is stored.
+event was delivered, when the resume window has passed and everything received is stored, when it
+was deleted, or when it is broken; V4 what breaks in one session stays in it.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal, Protocol
 
 import structlog
 
 from server.dispatch import Dispatcher, Outcome
 from server.store import SessionRecord, StoreError, TranscriptStore
 from server.telemetry import Metrics
-from streaming.errors import CaptiondError, Superseded, UnknownSession
-from streaming.events import DurableEvent, Event, Final, Partial
+from streaming.errors import CaptiondError, InternalError, Superseded, UnknownSession
+from streaming.events import DurableEvent, Event, Final, Partial, SpeechStarted
 from streaming.session import Session, SessionState
 from streaming.timeline import SAMPLE_RATE_HZ
 from streaming.wire import event_fields
@@ -29,7 +32,20 @@ from streaming.wire import event_fields
 STORE_RETRY_SECONDS = 1.0
 """A store that refused a write is asked again; captions wait, and nothing is lost meanwhile."""
 
+Ending = Literal["done", "expired", "deleted", "failed", "drained"]
+"""How a session left memory; a label of ``captiond_sessions_total``."""
+Dismiss = Callable[[CaptiondError], None]
+"""Tells a connection that the session has nothing more to say to it, and why."""
+
 _log = structlog.get_logger(__name__)
+
+
+class Forget(Protocol):
+    """Takes a session out of memory; ``reason`` is for its talker."""
+
+    def __call__(
+        self, live: "LiveSession", ending: Ending, reason: CaptiondError | None = None
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +56,7 @@ class Services:
     store: TranscriptStore
     metrics: Metrics
     resume_window_s: float
-    forget: Callable[["LiveSession"], None]
-    """Takes a session out of memory."""
+    forget: Forget
 
 
 class LiveSession:
@@ -52,11 +67,18 @@ class LiveSession:
         self.record = record
         self._services = services
         self._listeners: set[Callable[[], None]] = set()
-        self._on_lost: Callable[[CaptiondError], None] | None = None
+        self._dismiss: Dismiss | None = None
+        """The present talker's; None while there is none."""
         self._storing: asyncio.Task[None] | None = None
-        self._deadline: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
         self._expiry: asyncio.TimerHandle | None = None
-        self._is_delivered = False
+        self._speech_shown_ns: int | None = None
+        self._has_shown_words = False
+        self.is_store_refusing = False
+        """The last write failed and is tried again."""
+        self.is_expired = False
+        """The resume window is over: only what is to be stored is waited for."""
         self.is_gone = False
         """Out of memory: nothing will follow."""
 
@@ -66,13 +88,22 @@ class LiveSession:
 
     @property
     def is_attached(self) -> bool:
-        return self._on_lost is not None
+        return self._dismiss is not None
 
     @property
     def is_settled(self) -> bool:
         """Every word of the audio received is committed and stored."""
+        return self.session.is_quiet and self._is_stored
+
+    @property
+    def is_over(self) -> bool:
+        """The last event is stored."""
+        return self.session.state is SessionState.DONE and self._is_stored
+
+    @property
+    def _is_stored(self) -> bool:
         log = self.session.log
-        return self.session.is_quiet and log.stored_seq == log.last_seq
+        return log.stored_seq == log.last_seq
 
     # Readers
 
@@ -83,122 +114,175 @@ class LiveSession:
     def unlisten(self, wake: Callable[[], None]) -> None:
         self._listeners.discard(wake)
 
-    def attach(self, on_lost: Callable[[CaptiondError], None], last_seq: int) -> None:
-        """A connection takes the session over; the one before it is told.
-
-        ``on_lost`` gets the reason when the session is no longer the connection's.
-        """
-        if self._on_lost is not None:
-            self._on_lost(Superseded("another connection has taken this session over"))
+    def attach(self, dismiss: Dismiss, last_seq: int) -> None:
+        """A connection takes the session over; the one before it is told."""
+        if self._dismiss is not None:
+            self._dismiss(Superseded("another connection has taken this session over"))
             self.session.detach()
-        self._on_lost = on_lost
+        self._dismiss = dismiss
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
         self.session.attach(time.monotonic_ns(), last_seq)
 
-    def detach(self, on_lost: Callable[[CaptiondError], None]) -> None:
-        """The connection is gone; does nothing where it had lost the session before."""
-        if self._on_lost != on_lost:
-            return
-        self._on_lost = None
-        self.session.detach()
-        if self._is_delivered:
-            self._services.forget(self)
-            return
-        loop = asyncio.get_running_loop()
-        self._expiry = loop.call_later(self._services.resume_window_s, self._expire)
-        self.step()
+    def detach(
+        self, dismiss: Dismiss, *, is_delivered: bool = False, is_known: bool = True
+    ) -> None:
+        """The connection is gone; does nothing where a newer one has taken over.
 
-    def mark_delivered(self) -> None:
-        """The client has the last event: nobody will come back."""
-        self._is_delivered = True
+        ``is_delivered``: the client has the last event. ``is_known``: it has the session's id. In
+        neither case will anybody come back.
+        """
+        if self._dismiss != dismiss:
+            return
+        self._dismiss = None
+        self.session.detach()
+        if is_delivered:
+            self._services.forget(self, "done")
+        elif is_known:
+            loop = asyncio.get_running_loop()
+            self._expiry = loop.call_later(self._services.resume_window_s, self._expire)
+            self.step()
+        else:
+            self._expire()
 
     def _expire(self) -> None:
         """The resume window is over: finish what was received and let go."""
         self._expiry = None
-        self.session.end_of_audio_quietly(time.monotonic_ns())
-        self._is_delivered = True
+        self.is_expired = True
+        with self._contained():
+            self.session.end_of_audio_quietly(time.monotonic_ns())
         self.step()
 
     # Work
 
     def step(self) -> None:
-        """Do whatever the last input made possible. Never waits."""
+        """Do whatever the last input made possible. Never waits, never raises."""
         if self.is_gone:
             return
+        with self._contained():
+            self._advance()
+
+    def _advance(self) -> None:
         now_ns = time.monotonic_ns()
         while jobs := self.session.take_jobs(now_ns):
             for lost in self._services.dispatcher.submit(jobs):
                 self.session.receive_failure(lost.number)
-        if self._storing is None and self.session.log.has_unstored:
-            self._storing = asyncio.create_task(self._store(), name=f"store {self.id}")
+        self._store_news()
         self._arm(now_ns)
         self._wake()
-        if self._is_delivered and not self.is_attached and self._is_over:
-            self._services.forget(self)
+        if self.is_expired and self.is_over:
+            self._services.forget(self, "expired")
 
-    @property
-    def _is_over(self) -> bool:
-        log = self.session.log
-        return self.session.state is SessionState.DONE and log.stored_seq == log.last_seq
+    @contextlib.contextmanager
+    def _contained(self) -> Iterator[None]:
+        """A bug that shows in this session ends it; the others never notice (V4)."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  task boundary
+            _log.error("session broken by a bug", session_id=self.id, exc_info=error)
+            reason = InternalError("this session met a bug of the server; start a new one")
+            self._services.forget(self, "failed", reason)
 
     def _wake(self) -> None:
         for wake in tuple(self._listeners):
             wake()
 
     def receive(self, outcome: Outcome) -> None:
-        """A job came back."""
-        if outcome.answers is None:
-            self.session.receive_failure(outcome.job.number)
-        else:
-            self.session.receive_result(
-                outcome.job.number, outcome.answers, outcome.engine_ns, time.monotonic_ns()
-            )
+        """A job came back; call ``step`` when all of them are told."""
+        with self._contained():
+            if outcome.answers is None:
+                self.session.receive_failure(outcome.job.number)
+            else:
+                self.session.receive_result(
+                    outcome.job.number, outcome.answers, outcome.engine_ns, time.monotonic_ns()
+                )
 
     def _arm(self, now_ns: int) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        """A timer that comes too early only looks again: packets move the deadline all the time."""
         deadline_ns = self.session.deadline_ns
-        if deadline_ns is not None:
-            delay_s = max(0, deadline_ns - now_ns) / 1e9
-            self._deadline = asyncio.get_running_loop().call_later(delay_s, self._on_deadline)
+        if deadline_ns is None or (self._timer is not None and self._timer_ns <= deadline_ns):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_ns = deadline_ns
+        delay_s = max(0, deadline_ns - now_ns) / 1e9
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_deadline)
 
     def _on_deadline(self) -> None:
-        self._deadline = None
-        self.session.handle_deadline(time.monotonic_ns())
+        self._timer = None
+        with self._contained():
+            self.session.handle_deadline(time.monotonic_ns())
         self.step()
+
+    # Storing
+
+    def _store_news(self) -> None:
+        if self._storing is None and self.session.log.has_unstored:
+            self._storing = asyncio.create_task(self._store(), name=f"store {self.id}")
 
     async def _store(self) -> None:
-        log = self.session.log
-        try:
-            while events := log.take_unstored():
-                await self._store_until_done(events)
-                log.mark_stored(events[-1].seq)
-                self._wake()
-        except Exception as error:  # noqa: BLE001  task boundary
-            _log.error("storing stopped by a bug", session=self.id, exc_info=error)
-        finally:
-            self._storing = None
-        await self._finish_record()
+        with self._contained():
+            await self._store_events()
+            if self.is_over:
+                state: Literal["done", "expired"] = "expired" if self.is_expired else "done"
+                store, ended_at = self._services.store, datetime.now(UTC)
+                await self._persist(lambda: store.finish_session(self.id, state, ended_at))
+        self._storing = None
         self.step()
 
-    async def _store_until_done(self, events: list[DurableEvent]) -> None:
-        fields = [event_fields(event) for event in events]
-        while not self.is_gone:
-            try:
-                return await self._services.store.append(self.id, fields)
-            except StoreError as error:
-                _log.error("store refused events", session=self.id, reason=error.message)
-                await asyncio.sleep(STORE_RETRY_SECONDS)
+    async def _store_events(self) -> None:
+        log = self.session.log
+        while events := log.take_unstored():
+            if not await self._persist(self._append(events)):
+                return
+            log.mark_stored(events[-1].seq)
+            self._wake()
 
-    async def _finish_record(self) -> None:
-        if self._is_over and self.record.ended_at is None:
+    def _append(self, events: list[DurableEvent]) -> Callable[[], Awaitable[None]]:
+        fields = [event_fields(event) for event in events]
+        return lambda: self._services.store.append(self.id, fields)
+
+    async def _persist(self, write: Callable[[], Awaitable[None]]) -> bool:
+        """Try until it is done; False where the session has been deleted."""
+        while True:
             try:
-                await self._services.store.finish_session(self.id, "done", datetime.now(UTC))
+                await write()
             except StoreError as error:
-                _log.error("store refused the end", session=self.id, reason=error.message)
+                if await self._is_deleted():
+                    reason = UnknownSession("this session was deleted; start a new one")
+                    self._services.forget(self, "deleted", reason)
+                    return False
+                self._note_refusal(error.message)
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+            else:
+                self._note_refusal(None)
+                return True
+
+    async def stop_storing(self) -> None:
+        """The store is about to close: what it has not taken by now goes with this process."""
+        if self._storing is not None:
+            self._storing.cancel()
+            await asyncio.gather(self._storing, return_exceptions=True)
+        if not self._is_stored:
+            log = self.session.log
+            missing = log.last_seq - log.stored_seq
+            _log.error("events lost: the store took none", session_id=self.id, events=missing)
+
+    async def _is_deleted(self) -> bool:
+        try:
+            return await self._services.store.session(self.id) is None
+        except StoreError:
+            return False
+
+    def _note_refusal(self, reason: str | None) -> None:
+        """Logs when it begins and when it ends, not each try."""
+        is_refusing = reason is not None
+        if is_refusing and not self.is_store_refusing:
+            _log.error("store refuses a session's events", session_id=self.id, reason=reason)
+        elif self.is_store_refusing and not is_refusing:
+            _log.info("store takes a session's events again", session_id=self.id)
+        self.is_store_refusing = is_refusing
 
     # Figures
 
@@ -213,17 +297,30 @@ class LiveSession:
         if isinstance(event, Final | Partial):
             kind = "final" if isinstance(event, Final) else "partial"
             metrics.words.labels(kind).inc(len(event.words))
+        self._note_first_result(event, now_ns)
 
-    def close(self) -> None:
-        """Out of memory: no timer may call back, and a talker that is still there is told."""
+    def _note_first_result(self, event: Event, now_ns: int) -> None:
+        if self._has_shown_words:
+            return
+        if isinstance(event, SpeechStarted) and self._speech_shown_ns is None:
+            self._speech_shown_ns = now_ns
+        elif isinstance(event, Final | Partial) and event.words:
+            self._has_shown_words = True
+            if self._speech_shown_ns is not None:
+                seconds = (now_ns - self._speech_shown_ns) / 1e9
+                self._services.metrics.first_result_seconds.observe(seconds)
+
+    def close(self, reason: CaptiondError | None) -> None:
+        """Out of memory: no timer calls back, no reader waits; what is not stored still will be."""
         self.is_gone = True
-        if self._on_lost is not None:
-            self._on_lost(UnknownSession("this session was deleted; start a new one"))
-            self._on_lost = None
-        for timer in (self._deadline, self._expiry):
+        for timer in (self._timer, self._expiry):
             if timer is not None:
                 timer.cancel()
         self._services.dispatcher.forget(self.id)
+        self._store_news()
+        dismiss, self._dismiss = self._dismiss, None
+        if dismiss is not None and reason is not None:
+            dismiss(reason)
         self._count_at_the_end()
         self._wake()
 

@@ -4,6 +4,8 @@ Every route goes through ``guarded``, which checks Host, Origin and key, unless 
 open. Errors are the same typed ones as on the socket, as JSON with their HTTP status.
 """
 
+import asyncio
+import functools
 import importlib.resources
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -14,9 +16,10 @@ import structlog
 from aiohttp import hdrs, web
 
 from server.auth import Keyring, OriginGuard
-from server.hub import Hub, utc_text
+from server.hub import PROTOCOL, Hub, utc_text
 from server.store import SessionCursor, SessionRecord
 from server.subscription import subscribe
+from server.telemetry import Metrics
 from streaming.errors import (
     BadMessage,
     CaptiondError,
@@ -27,7 +30,7 @@ from streaming.errors import (
 )
 from streaming.exports import FORMATS
 from streaming.exports.transcript import Transcript
-from streaming.wire import parse_durable_event
+from streaming.wire import STREAM_PATH, parse_durable_event
 
 SESSIONS_PAGE_MAX = 100
 PAGE_FILES = {
@@ -62,25 +65,32 @@ class Readiness(Protocol):
         """Why no session can start now; empty when one can."""
 
 
-def guard_middleware(keyring: Keyring, origins: OriginGuard) -> Any:
+def guard_middleware(keyring: Keyring, origins: OriginGuard, metrics: Metrics) -> Any:
     """Checks every request before its handler runs; turns typed errors into answers."""
+
+    def refused(request: web.Request, error: CaptiondError) -> web.Response:
+        protocol = PROTOCOL if request.path == STREAM_PATH else "http"
+        metrics.errors.labels(protocol, error.code).inc()
+        return error_response(error)
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             origins.check(request.headers.get(hdrs.HOST), request.headers.get(hdrs.ORIGIN))
+            _check_upgrade(request)
             if not _is_open(request):
                 request[TENANT] = keyring.authenticate(
                     request.headers.get(hdrs.AUTHORIZATION), offered_subprotocols(request)
                 )
             return await handler(request)
         except CaptiondError as error:
-            return error_response(error)
+            return refused(request, error)
         except web.HTTPException:
             raise
         except Exception as error:  # noqa: BLE001  task boundary
             _log.error("request broken by a bug", path=request.path, exc_info=error)
-            return error_response(InternalError("the server has a bug; its log has the details"))
+            bug = InternalError("the server has a bug; its log has the details")
+            return refused(request, bug)
 
     return guarded
 
@@ -88,6 +98,17 @@ def guard_middleware(keyring: Keyring, origins: OriginGuard) -> Any:
 async def forbid_sniffing(_: web.Request, response: web.StreamResponse) -> None:
     """What was spoken must never be taken for a page, whatever a browser reads into it."""
     response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def _check_upgrade(request: web.Request) -> None:
+    """A proxy and we could differ on where such a request ends, and smuggle another one in.
+
+    Raises: BadMessage.
+    """
+    has_body = request.headers.get(hdrs.CONTENT_LENGTH, "0") != "0"
+    is_chunked = hdrs.TRANSFER_ENCODING in request.headers
+    if hdrs.UPGRADE in request.headers and (has_body or is_chunked):
+        raise BadMessage("an upgrade request has no body; send the first message after the 101")
 
 
 def _is_open(request: web.Request) -> bool:
@@ -166,7 +187,7 @@ class Routes:
             request[TENANT], limit=SESSIONS_PAGE_MAX, before=_cursor(request.query.get("before"))
         )
         next_page = records[-1].cursor if len(records) == SESSIONS_PAGE_MAX else None
-        before = f"{next_page.created_at.isoformat()}~{next_page.session_id}" if next_page else None
+        before = _page_mark(next_page) if next_page else None
         return _json({"sessions": [_session_fields(r) for r in records], "next_before": before})
 
     async def session(self, request: web.Request) -> web.Response:
@@ -186,13 +207,19 @@ class Routes:
         export = FORMATS.get(name)
         if export is None:
             raise UnsupportedOption(f'format "{name}"; choose one of: {", ".join(FORMATS)}')
-        events = [parse_durable_event(f) for f in await self._all_events(record.session_id)]
-        text = export.export(Transcript.from_events(events))
+        stored = await self._all_events(record.session_id)
+
+        def exported() -> bytes:
+            transcript = Transcript.from_events([parse_durable_event(f) for f in stored])
+            return export.export(transcript, record.session_id).encode()
+
+        # Hours of captions take a second to write out: no live session may wait for that.
+        body = await asyncio.to_thread(exported)
         headers = {
             hdrs.CONTENT_TYPE: export.media_type,
             hdrs.CONTENT_DISPOSITION: f'inline; filename="{record.session_id}.{name}"',
         }
-        return web.Response(body=text.encode(), headers=headers)
+        return web.Response(body=body, headers=headers)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events for readers besides the talker."""
@@ -210,7 +237,9 @@ class Routes:
 
     async def _owned(self, request: web.Request) -> SessionRecord:
         """Raises: UnknownSession, the same for what never was and what is somebody else's."""
-        record = await self._hub.store.session(request.match_info["id"])
+        session_id = request.match_info["id"]
+        # Ids are hexadecimal; bytes that are no text could not even be asked for.
+        record = await self._hub.store.session(session_id) if session_id.isascii() else None
         if record is None or record.tenant != request[TENANT]:
             raise UnknownSession("no session of yours has this id; /v1/sessions lists them")
         return record
@@ -218,12 +247,27 @@ class Routes:
     async def page(self, request: web.Request) -> web.Response:
         """The caption page and its files, out of the installed package."""
         name = request.match_info.get("name", "index.html")
-        file = importlib.resources.files("clients.web").joinpath(name)
-        suffix = name[name.rfind(".") :]
-        if suffix not in PAGE_FILES or "/" in name or not file.is_file():
+        body = _page_files().get(name)
+        if body is None:
             raise web.HTTPNotFound
-        headers = {**PAGE_HEADERS, hdrs.CONTENT_TYPE: PAGE_FILES[suffix]}
-        return web.Response(body=file.read_bytes(), headers=headers)
+        headers = {**PAGE_HEADERS, hdrs.CONTENT_TYPE: PAGE_FILES[_suffix(name)]}
+        return web.Response(body=body, headers=headers)
+
+
+@functools.cache
+def _page_files() -> dict[str, bytes]:
+    """Name → content of all that may be served; read once."""
+    files = importlib.resources.files("clients.web").iterdir()
+    return {file.name: file.read_bytes() for file in files if _suffix(file.name) in PAGE_FILES}
+
+
+def _suffix(name: str) -> str:
+    return name[name.rfind(".") :]
+
+
+def _page_mark(cursor: SessionCursor) -> str:
+    """With a Z: the plus sign of an offset means a space in a URL."""
+    return f"{cursor.created_at.isoformat().replace('+00:00', 'Z')}~{cursor.session_id}"
 
 
 def _cursor(text: str | None) -> SessionCursor | None:
@@ -231,9 +275,13 @@ def _cursor(text: str | None) -> SessionCursor | None:
         return None
     moment, _, session_id = text.partition("~")
     try:
-        return SessionCursor(datetime.fromisoformat(moment), session_id)
+        # Without an offset it would be the server's local time.
+        created_at = datetime.fromisoformat(moment)
+        if created_at.tzinfo is None or not session_id.isascii():
+            raise ValueError(text)
     except ValueError:
         raise BadMessage("before: give the next_before of the previous page") from None
+    return SessionCursor(created_at, session_id)
 
 
 def _session_fields(record: SessionRecord) -> dict[str, Any]:

@@ -1,12 +1,16 @@
-"""The WebSocket that captiond serves: limits set, compression off, typed error on a huge message.
+"""The WebSocket that captiond serves: limits set, compression off, typed errors, a way to cut it.
 
 aiohttp's defaults do not fit a live audio server: permessage-deflate costs memory per socket and
 opens it to decompression bombs, and no heartbeat means that a dead peer is never noticed.
 """
 
-from aiohttp import WSCloseCode, web
+import asyncio
+import contextlib
 
-from streaming.errors import TooBig
+from aiohttp import WSCloseCode, web
+from aiohttp.abc import AbstractStreamWriter
+
+from streaming.errors import BadMessage, CaptiondError, TooBig
 from streaming.wire import (
     AUDIO_MESSAGE_BYTES_MAX,
     SUBPROTOCOL,
@@ -28,13 +32,44 @@ class CaptionSocket(web.WebSocketResponse):
             compress=False,
             max_msg_size=AUDIO_MESSAGE_BYTES_MAX,
             timeout=CLOSE_SECONDS_MAX,
+            # The reader answers pings itself, so that they count as messages.
+            autoping=False,
         )
+        self._transport: asyncio.Transport | None = None
+        self.refusal: CaptiondError | None = None
+        """What the client was told where a frame of its could not be taken at all."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        self._transport = request.transport
+        return await super().prepare(request)
+
+    def abort(self) -> None:
+        """Cut the connection; a plain close would wait for a peer that reads nothing."""
+        if self._transport is not None:
+            self._transport.abort()
 
     async def close(
         self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True
     ) -> bool:
-        """Sends the typed error first where aiohttp itself refuses a message for its size."""
-        if code == WSCloseCode.MESSAGE_TOO_BIG and not message and not self.closed:
-            advice = f"a message above {AUDIO_MESSAGE_BYTES_MAX} bytes; send smaller packets"
-            await self.send_str(encode_notice(ErrorNotice(TooBig.code, advice)).decode())
+        """Sends the typed error first where aiohttp itself refuses a frame."""
+        refusal = None if message or self.closed else _refusal(code)
+        if refusal is not None:
+            self.refusal = refusal
+            with contextlib.suppress(ConnectionError):
+                notice = ErrorNotice(refusal.code, refusal.message)
+                await self.send_str(encode_notice(notice).decode())
+            code, message = refusal.close_code, refusal.code.encode()
         return await super().close(code=code, message=message, drain=drain)
+
+
+def _refusal(code: int) -> CaptiondError | None:
+    """The error behind a close code of aiohttp's own."""
+    match code:
+        case WSCloseCode.MESSAGE_TOO_BIG:
+            advice = f"a message above {AUDIO_MESSAGE_BYTES_MAX} bytes; send smaller packets"
+            return TooBig(advice)
+        case WSCloseCode.INVALID_TEXT:
+            return BadMessage("a text message that is not UTF-8; send JSON as UTF-8")
+        case WSCloseCode.PROTOCOL_ERROR:
+            return BadMessage("a broken WebSocket frame; connect again and resume")
+    return None

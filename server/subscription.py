@@ -6,12 +6,14 @@ partials only.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator
 
+import structlog
 from aiohttp import hdrs, web
 
 from server.live import LiveSession
-from server.store import TranscriptStore
+from server.store import StoreError, TranscriptStore
 from streaming.errors import BadMessage
 from streaming.eventlog import Behind
 from streaming.events import Done, DurableEvent, Event, PassingEvent
@@ -20,6 +22,10 @@ from streaming.wire import encode_event, parse_durable_event
 EVENTS_PER_READ = 64
 KEEPALIVE_SECONDS = 15.0
 """Proxies cut connections that say nothing for a minute."""
+WRITE_SECONDS_MAX = 30.0
+"""A reader that takes nothing for so long is cut off; it can come back where it was."""
+
+_log = structlog.get_logger(__name__)
 
 
 async def subscribe(
@@ -39,13 +45,30 @@ async def subscribe(
         }
     )
     await response.prepare(request)
-    source: AsyncIterator[Event | None] = (
+    source: AsyncGenerator[Event | None, None] = (
         _stored(store, session_id, after_seq) if live is None else _live(store, live, after_seq)
     )
-    async for event in source:
-        await response.write(b": keep-alive\n\n" if event is None else _framed(event))
-    await response.write_eof()
+    try:
+        async with contextlib.aclosing(source):
+            await _write_all(response, source)
+    except StoreError as error:
+        _log.warning("reader sent away", session_id=session_id, reason=error.message)
+    except OSError as error:  # the reader is gone, or a write's time is over
+        _log.debug("reader gone", session_id=session_id, reason=str(error))
+        if request.transport is not None:
+            request.transport.abort()
     return response
+
+
+async def _write_all(
+    response: web.StreamResponse, source: AsyncGenerator[Event | None, None]
+) -> None:
+    """Raises: ConnectionError, TimeoutError, StoreError."""
+    async for event in source:
+        async with asyncio.timeout(WRITE_SECONDS_MAX):
+            await response.write(b": keep-alive\n\n" if event is None else _framed(event))
+    async with asyncio.timeout(WRITE_SECONDS_MAX):
+        await response.write_eof()
 
 
 def _after_seq(request: web.Request) -> int:
@@ -62,7 +85,7 @@ def _framed(event: Event) -> bytes:
 
 async def _stored(
     store: TranscriptStore, session_id: str, after_seq: int, through_seq: int | None = None
-) -> AsyncIterator[DurableEvent]:
+) -> AsyncGenerator[DurableEvent, None]:
     while page := await store.events(session_id, after_seq=after_seq):
         for fields in page:
             event = parse_durable_event(fields)
@@ -74,7 +97,7 @@ async def _stored(
 
 async def _live(
     store: TranscriptStore, live: LiveSession, after_seq: int
-) -> AsyncIterator[Event | None]:
+) -> AsyncGenerator[Event | None, None]:
     """Events as they come; None where nothing came for a while."""
     cursor = live.session.log.cursor(after_seq)
     news = asyncio.Event()

@@ -173,9 +173,18 @@ def _print_summary(console: Console, summary: dict[str, Any]) -> None:
         ("audio", f"{summary['audio_seconds']:.1f} s", f"by {summary['asr']}"),
         ("words", f"{summary['words']}", f"WER {summary['wer']:.2f} against the known text"),
         ("speakers", f"{summary['speakers']}", f"DER {summary['der']:.2f}, no collar"),
-        ("RTFx", f"{summary['rtfx']:.1f}", "audio seconds per second of engine time"),
-        ("first shown", f"{first['p50']:.2f} s", f"p95 {first['p95']:.2f} s, per word"),
-        ("final", f"{final['p50']:.2f} s", f"p95 {final['p95']:.2f} s, per word"),
+        ("RTFx", _figure(summary["rtfx"]), "audio seconds per second of engine time"),
+        (
+            "first shown",
+            _figure(first["p50"], " s"),
+            f"p95 {_figure(first['p95'], ' s')}, per word",
+        ),
+        ("final", _figure(final["p50"], " s"), f"p95 {_figure(final['p95'], ' s')}, per word"),
     ):
         table.add_row(name, value, meaning)
     console.print(table)
+
+
+def _figure(value: float | None, unit: str = "") -> str:
+    """A dash where nothing was measured: a server that heard no word has no delays."""
+    return "–" if value is None else f"{value:.2f}{unit}"

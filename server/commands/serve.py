@@ -13,6 +13,9 @@ from pydantic.fields import FieldInfo
 from server.child import LISTENING_PREFIX, READY_LINE
 from server.config import ConfigError, Settings, flag_of, load_settings, unknown_variables
 
+WRONG_USAGE = 2
+"""Exit status, as for a flag that does not exist."""
+
 
 def _serve(config: Path | None = None, **flags: Any) -> None:
     """Run the server until SIGTERM, then drain: finish, store and send what was received.
@@ -24,7 +27,7 @@ def _serve(config: Path | None = None, **flags: Any) -> None:
     try:
         settings = load_settings(config, given)
     except ConfigError as error:
-        _refuse(str(error))
+        _refuse(str(error), status=WRONG_USAGE)
     run_server(settings)
 
 
@@ -53,9 +56,9 @@ def run_server(settings: Settings) -> None:
         _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
 
 
-def _refuse(reason: str) -> None:
+def _refuse(reason: str, *, status: int = 1) -> None:
     print(f"captiond: {reason}", file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(status)
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -63,9 +66,9 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     kind, flag = _flag_type(field), flag_of(name)
     declaration = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
     shown = field.get_default(call_default_factory=True)
-    default = False if shown in (None, (), {}, False) else str(shown)
-    help_text = (field.description or "").replace("`", "")
-    option = typer.Option(declaration, help=help_text, show_default=default)
+    default = "" if shown in (None, (), {}, False) else f" (default: {shown})"
+    help_text = (field.description or "").replace("`", "") + default
+    option = typer.Option(declaration, help=help_text, show_default=False)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engines.ge2e import SpeakerEncoder, find_weights
-from server.engines.registry import EngineSpec
+from server.engines.registry import EngineSpec, check_options
 from server.engines.torch_setup import prepare_torch
 from streaming.engines import (
     ClusterQuestion,
@@ -79,6 +79,7 @@ class EmbeddedDiarizer:
     @classmethod
     def from_spec(cls, spec: EngineSpec) -> Self:
         """Raises: EngineUnavailable where the weights are not installed."""
+        check_options(spec)
         weights = find_weights()
         prepare_torch(spec.threads)
         return cls(SpeakerEncoder(weights))

@@ -14,7 +14,7 @@ from typing import Any, Self
 from pocketsphinx import Decoder
 
 from server.engines.errors import EngineUnavailable
-from server.engines.registry import EngineSpec
+from server.engines.registry import EngineSpec, check_options
 from streaming.engines import Hypothesis, Samples, SpeechWindow, Word
 from streaming.timeline import SAMPLE_RATE_HZ, Span
 
@@ -42,6 +42,7 @@ class PocketSphinxRecognizer:
     @classmethod
     def from_spec(cls, spec: EngineSpec) -> Self:
         """Raises: EngineUnavailable."""
+        check_options(spec)
         if spec.model is not None:
             raise EngineUnavailable(
                 "pocketsphinx has its own model and takes no other; leave --asr-model away, or "

@@ -7,6 +7,7 @@ protocol in ``streaming/engines.py``.
 """
 
 import importlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
@@ -65,6 +66,13 @@ _FACTORIES: dict[SessionStage, dict[str, str]] = {
 
 def names(stage: SessionStage) -> tuple[str, ...]:
     return tuple(sorted(_FACTORIES[stage]))
+
+
+def check_options(spec: EngineSpec, known: Collection[str] = ()) -> None:
+    """Raises: EngineUnavailable for an option that the engine does not have."""
+    if unknown := sorted(set(spec.options) - set(known)):
+        has = f"it has: {', '.join(sorted(known))}" if known else "it has none"
+        raise EngineUnavailable(f"{spec.name} has no option {', '.join(unknown)}; {has}")
 
 
 def build(spec: EngineSpec) -> Engine:

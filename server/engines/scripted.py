@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from server.engines.errors import EngineUnavailable
-from server.engines.registry import EngineSpec
+from server.engines.registry import EngineSpec, check_options
 from streaming.engines import (
     ACTIVITY_FRAME_SAMPLES,
     Activity,
@@ -68,11 +68,7 @@ class Faults:
     def from_spec(cls, spec: EngineSpec) -> Self:
         """Raises: EngineUnavailable, for an unknown option too."""
         known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(spec.options) - known):
-            raise EngineUnavailable(
-                f"the scripted engine has no option {', '.join(unknown)}; it has: "
-                f"{', '.join(sorted(known))}"
-            )
+        check_options(spec, known)
         faults = cls(**spec.options)  # type: ignore[arg-type]
         if faults.load_error:
             raise EngineUnavailable(faults.load_error)

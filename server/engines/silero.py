@@ -23,7 +23,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 )
 
 from server.engines.errors import EngineUnavailable
-from server.engines.registry import EngineSpec
+from server.engines.registry import EngineSpec, check_options
 from streaming.engines import ACTIVITY_FRAME_SAMPLES, Activity, ActivityWindow
 from streaming.timeline import SAMPLE_RATE_HZ
 
@@ -65,6 +65,7 @@ class SileroVoiceActivity:
     @classmethod
     def from_spec(cls, spec: EngineSpec) -> Self:
         """Raises: EngineUnavailable."""
+        check_options(spec)
         model = Path(spec.model) if spec.model else packaged_model()
         if not model.is_file():
             raise EngineUnavailable(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from server.engines.errors import EngineUnavailable
-from server.engines.registry import EngineSpec
+from server.engines.registry import EngineSpec, check_options
 from server.engines.selection import hub_cache, is_cached, is_hub_reachable
 
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
@@ -37,10 +37,7 @@ def load_checkpoint(spec: EngineSpec) -> Checkpoint:
     Options: ``device`` (``cpu``, ``cuda``; by default what there is), ``dtype`` (by default
     float32 on a CPU, float16 elsewhere), ``allow_pickle``.
     """
-    if unknown := sorted(set(spec.options) - _OPTIONS):
-        raise EngineUnavailable(
-            f"whisper has no option {', '.join(unknown)}; it has: {', '.join(sorted(_OPTIONS))}"
-        )
+    check_options(spec, _OPTIONS)
     if spec.model is None:
         raise EngineUnavailable(
             "whisper needs a checkpoint: give --asr-model a folder, or a hub id such as "

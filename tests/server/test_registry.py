@@ -30,3 +30,19 @@ def test_the_registry_imports_no_model_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        (SessionStage.ACTIVITY, "silero"),
+        (SessionStage.RECOGNITION, "pocketsphinx"),
+        (SessionStage.RECOGNITION, "whisper"),
+        (SessionStage.DIARIZATION, "embedded"),
+        (SessionStage.DIARIZATION, "scripted"),
+    ],
+)
+def test_a_misspelt_option_is_not_ignored(stage: SessionStage, name: str) -> None:
+    spec = EngineSpec(stage, name, options={"latency": 3})
+    with pytest.raises(EngineUnavailable, match=f"{name} has no option latency; it has"):
+        build(spec)

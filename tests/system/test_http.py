@@ -1,5 +1,6 @@
 """HTTP of a real server: health, metrics, transcripts, tenants, keys, origins, headers."""
 
+import asyncio
 import base64
 import itertools
 from collections.abc import AsyncIterator
@@ -240,6 +241,22 @@ async def test_deleted_is_gone(server: ServerChild, http: aiohttp.ClientSession)
         assert (await http.get(path + suffix, headers=bearer(BEN_KEY))).status == 404
 
 
+async def test_the_talker_of_a_deleted_session_is_told(
+    server: ServerChild, http: aiohttp.ClientSession
+) -> None:
+    talker = await Talker.start(server.url, key=BEN_KEY)
+    await talker.play(clip(4, WORDS))
+    await talker.until_words(WORDS)
+    path = f"/v1/sessions/{talker.ready['session_id']}"
+    assert (await http.delete(path, headers=bearer(BEN_KEY))).status == 204
+    error = await talker.refusal()
+    assert error["code"] == "unknown_session"
+    assert "deleted" in error["message"]
+    assert (await http.get(path, headers=bearer(BEN_KEY))).status == 404
+    thief = await Talker.resume(server.url, talker.ready, key=BEN_KEY)
+    assert (await thief.refusal())["code"] == "unknown_session"
+
+
 # Keys
 
 
@@ -399,6 +416,17 @@ async def test_own_pages_and_friends_connect(server: ServerChild, origin: str) -
     await talker.say("start")
     await talker.until("ready")
     assert await talker.finish() == []
+
+
+@pytest.mark.parametrize("body", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+async def test_an_upgrade_with_a_body_is_refused(server: ServerChild, body: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(port_of(server)))
+    fields = {"Host": f"127.0.0.1:{port_of(server)}", **bearer(ANN_KEY), **UPGRADE}
+    lines = [f"{name}: {value}" for name, value in fields.items()]
+    request = "\r\n".join([f"GET {STREAM_PATH} HTTP/1.1", *lines, body, "", "hello"])
+    writer.write(request.encode())
+    assert b" 400 " in await reader.readline()
+    writer.close()
 
 
 # The page

@@ -1,0 +1,283 @@
+"""A session outlives its connections and a failing store, and nothing else outlives it."""
+
+from pathlib import Path
+
+import pytest
+
+from server.dispatch import Outcome
+from server.live import LiveSession
+from streaming.engines import ActivityWindow
+from streaming.errors import CaptiondError, InternalError, Superseded, UnknownSession
+from streaming.events import DurableEvent, Final, SessionStage
+from streaming.jobs import Job, JobKind
+from streaming.wire import Start
+from tests.fakes import silence, speech, word_texts
+from tests.server_fakes import BrokenStore, Front, running, until
+
+WORDS = 6
+
+
+class Caller:
+    """Stands for a connection: reads all that the session says and hears when it is sent away."""
+
+    def __init__(self, live: LiveSession, last_seq: int = 0) -> None:
+        self.live = live
+        self.reasons: list[CaptiondError] = []
+        self.durable: list[DurableEvent] = []
+        self._cursor = live.session.log.cursor(last_seq)
+        live.listen(self.read)
+        live.attach(self.reasons.append, last_seq)
+
+    @classmethod
+    async def open(cls, front: Front, start: Start | None = None) -> "Caller":
+        live, _ = await front.hub.open(start or Start(), "ann")
+        return cls(live)
+
+    def read(self) -> None:
+        for event in self._cursor.read(1_000):
+            self.live.note_written(event)
+            if isinstance(event, DurableEvent):
+                self.durable.append(event)
+
+    def say(self, *numbers: int, pause_s: float = 0.0) -> None:
+        """At the pace that the clock of this test has: at once."""
+        for part in (speech(numbers), silence(pause_s)):
+            self.live.session.receive_audio(part.tobytes(), 1)
+            self.live.step()
+
+    def end(self) -> None:
+        self.live.session.end_of_audio(1)
+        self.live.step()
+
+    def leave(self, *, is_delivered: bool = False, is_known: bool = True) -> None:
+        self.live.unlisten(self.read)
+        self.live.detach(self.reasons.append, is_delivered=is_delivered, is_known=is_known)
+
+    @property
+    def words(self) -> list[str]:
+        finals = (event for event in self.durable if isinstance(event, Final))
+        return [word.text for final in finals for word in final.words]
+
+
+async def until_over(caller: Caller) -> None:
+    def is_over() -> bool:
+        caller.live.step()  # a reader that has read on may bring the last event about
+        return caller.live.is_over
+
+    await until(is_over)
+
+
+async def stored(front: Front, live: LiveSession) -> list[str]:
+    events = await front.hub.store.events(live.id)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    return [w["word"] for event in events if event["type"] == "final" for w in event["words"]]
+
+
+async def state(front: Front, live: LiveSession) -> str:
+    record = await front.hub.store.session(live.id)
+    assert record is not None
+    return record.state
+
+
+async def test_a_refusing_store_delays_finals_and_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as front:
+        caller = await Caller.open(front)
+        broken = BrokenStore(front.hub.store, monkeypatch)
+        for number in range(WORDS):
+            caller.say(number, pause_s=1.0)
+        await until(lambda: broken.refused > 3)
+        assert caller.durable == [], "nothing may be seen before it is stored"
+        assert front.hub.is_store_refusing
+        assert "the store refuses captions" in front.server.problems
+        broken.is_broken = False
+        caller.end()
+        await until_over(caller)
+        assert caller.words == word_texts(range(WORDS)) == await stored(front, caller.live)
+        assert not front.hub.is_store_refusing
+        assert front.server.problems == []
+
+
+async def test_a_store_that_refuses_the_end_gets_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as front:
+        caller = await Caller.open(front)
+        broken = BrokenStore(front.hub.store, monkeypatch)
+        caller.end()
+        await until(lambda: broken.refused > 0)
+        caller.leave()
+        caller.live._expire()
+        assert not caller.live.is_gone, "what was received is not stored yet"
+        broken.is_broken = False
+        await until(lambda: caller.live.is_gone)
+        assert await state(front, caller.live) == "expired"
+
+
+async def test_a_newer_talker_supersedes(tmp_path: Path) -> None:
+    async with running(tmp_path) as front:
+        first = await Caller.open(front)
+        second = Caller(first.live)
+        assert [type(error) for error in first.reasons] == [Superseded]
+        first.leave(is_delivered=True)
+        assert first.live.is_attached, "the older one has no say any more"
+        assert not first.live.is_gone
+        second.leave(is_delivered=True)
+        assert first.live.is_gone
+        assert second.reasons == []
+
+
+async def test_a_session_expires_when_all_of_it_is_stored(tmp_path: Path) -> None:
+    async with running(tmp_path, resume_window_s=0.02) as front:
+        front.worker().open.clear()
+        caller = await Caller.open(front)
+        caller.say(*range(WORDS))
+        caller.leave()
+        await until(lambda: caller.live.is_expired)
+        assert not caller.live.is_gone
+        front.worker().open.set()
+        await until(lambda: caller.live.is_gone)
+        assert await stored(front, caller.live) == word_texts(range(WORDS))
+        assert await state(front, caller.live) == "expired"
+        assert front.metric("sessions_total", protocol="captiond", outcome="expired") == 1
+
+
+async def test_coming_back_in_time_stops_the_clock(tmp_path: Path) -> None:
+    async with running(tmp_path, resume_window_s=60) as front:
+        caller = await Caller.open(front)
+        caller.leave()
+        assert caller.live._expiry is not None
+        Caller(caller.live)
+        assert caller.live._expiry is None
+
+
+async def test_a_client_that_never_got_ready_keeps_no_place(tmp_path: Path) -> None:
+    async with running(tmp_path) as front:
+        caller = await Caller.open(front)
+        caller.leave(is_known=False)
+        await until(lambda: caller.live.is_gone)
+        assert list(front.hub.sessions) == []
+
+
+async def test_a_deleted_session_stops_storing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as front:
+        caller = await Caller.open(front)
+        broken = BrokenStore(front.hub.store, monkeypatch)
+        caller.say(1, pause_s=1.0)
+        await until(lambda: broken.refused > 0)
+        front.hub.drop(caller.live.id)
+        await front.hub.store.delete_session(caller.live.id)
+        assert [type(error) for error in caller.reasons] == [UnknownSession]
+        broken.is_broken = False
+        await until(lambda: caller.live._storing is None)
+        caller.leave()
+        assert caller.live._expiry is None
+        assert front.metric("sessions_total", protocol="captiond", outcome="deleted") == 1
+
+
+async def test_a_session_deleted_behind_our_back_ends(tmp_path: Path) -> None:
+    async with running(tmp_path) as front:
+        caller = await Caller.open(front)
+        await front.hub.store.delete_session(caller.live.id)
+        caller.say(1, pause_s=1.0)
+        await until(lambda: caller.live.is_gone)
+        assert [type(error) for error in caller.reasons] == [UnknownSession]
+
+
+async def test_a_bug_in_one_session_stays_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as front:
+        broken, sound = await Caller.open(front), await Caller.open(front)
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(broken.live.session, "receive_result", fail)
+        broken.say(1, pause_s=1.0)
+        sound.say(*range(WORDS), pause_s=1.0)
+        await until(lambda: broken.live.is_gone)
+        assert [type(error) for error in broken.reasons] == [InternalError]
+        sound.end()
+        await until_over(sound)
+        assert sound.words == word_texts(range(WORDS))
+        assert front.metric("sessions_total", protocol="captiond", outcome="failed") == 1
+
+
+async def test_what_cannot_be_stored_at_all_ends_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as front:
+        caller = await Caller.open(front)
+
+        async def fail(*_: object) -> None:
+            raise TypeError("surrogates not allowed")
+
+        monkeypatch.setattr(front.hub.store, "append", fail)
+        caller.say(1, pause_s=1.0)
+        await until(lambda: caller.live.is_gone)
+        assert [type(error) for error in caller.reasons] == [InternalError]
+
+
+async def test_answers_for_sessions_that_are_gone_are_dropped(tmp_path: Path) -> None:
+    async with running(tmp_path) as front:
+        worker = front.worker(SessionStage.ACTIVITY)
+        worker.open.clear()
+        caller = await Caller.open(front)
+        caller.say(1)
+        await until(lambda: len(worker.calls) == 1)
+        front.hub.drop(caller.live.id)
+        worker.open.set()
+        other = await Caller.open(front)
+        other.say(1, pause_s=1.0)
+        other.end()
+        await until_over(other)
+        assert other.words == word_texts([1])
+        assert caller.durable == []
+
+
+async def test_packets_do_not_move_the_timer(tmp_path: Path) -> None:
+    async with running(tmp_path) as front:
+        caller = await Caller.open(front)
+        live = caller.live
+        now = 1_000_000_000_000
+
+        def armed(deadline_ns: int | None) -> object:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(type(live.session), "deadline_ns", deadline_ns)
+                live._arm(now)
+            return live._timer
+
+        first = armed(now + 10**12)
+        assert first is not None
+        assert armed(now + 2 * 10**12) is first
+        assert armed(None) is first
+        sooner = armed(now + 10**11)
+        assert sooner is not first
+
+
+async def test_first_words_are_timed_from_the_first_speech(tmp_path: Path) -> None:
+    async with running(tmp_path) as front:
+        caller = await Caller.open(front)
+        for number in range(3):
+            caller.say(number, pause_s=1.0)
+        caller.end()
+        await until_over(caller)
+        assert front.metric("first_result_seconds_count") == 1
+
+
+async def test_a_late_answer_is_harmless(tmp_path: Path) -> None:
+    async with running(tmp_path) as front:
+        worker = front.worker(SessionStage.ACTIVITY)
+        caller = await Caller.open(front)
+        caller.say(1, pause_s=1.0)
+        caller.end()
+        await until_over(caller)
+        assert worker.calls
+        window = ActivityWindow(silence(0.032), b"")
+        job = Job(caller.live.id, 1, 0, JobKind.DETECT, (window,), 512, True, 0)
+        front.hub.deliver([Outcome(job, [])])
+        assert caller.live.session.stats.superseded_results == 1
