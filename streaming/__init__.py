@@ -29,6 +29,7 @@ One lane, one session
 - ``scripted_audio``: audio that spells out its own words, for tests and load tests.
 - ``listening``: one lane's ear; accounts for every sample.
 - ``recognition``: one lane's windows and committed words.
+- ``speech_times``: word times trimmed to where somebody speaks.
 - ``eventlog``: a session's events, one read cursor per subscriber.
 - ``delays``: how late each word was written.
 - ``jobs``: what a session asks, as data for a scheduler.

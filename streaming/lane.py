@@ -10,7 +10,7 @@ can ask for it again; N3 decoded, silent and gap samples add up to what was rece
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 import numpy as np
@@ -32,8 +32,16 @@ from streaming.events import SessionStage, SpeechEnded, SpeechStarted
 from streaming.jobs import Answer, JobKind, Question
 from streaming.listening import Listener, SpeechEdge
 from streaming.publishing import Publisher, SessionScope
-from streaming.recognition import FinalText, Outcome, PartialText, Recognition, Request
+from streaming.recognition import (
+    FinalText,
+    LostText,
+    Outcome,
+    PartialText,
+    Recognition,
+    Request,
+)
 from streaming.speakers import SpeakerTracker
+from streaming.speech_times import within_speech
 from streaming.timeline import SAMPLE_RATE_HZ, Span
 from streaming.turns import Turn
 from streaming.windows import WindowOptions
@@ -97,6 +105,8 @@ class Lane:
         self._tracker = self._new_tracker(None if name is not None else options.diarizer)
         self._speaker_names: dict[int, str] = {}
         self._chunks: deque[Span] = deque()
+        self._speech: deque[Span] = deque()
+        """Speech of ended utterances that is not dealt with yet."""
         self._chunk_age_max = min(DIARIZER_BACKLOG_SAMPLES_MAX, options.buffer_samples // 2)
         self._observing = False
         self._arrivals = ArrivalClock()
@@ -260,6 +270,7 @@ class Lane:
                 withdrawal = self._recognition.close(edge.span.end)
                 if withdrawal is not None:
                     self._publish(withdrawal)
+                self._speech += edge.speech
                 heard = Span(edge.speech[0].start, edge.speech[-1].end)
                 self._tell_tracker(heard, is_open=False)
                 log.post(SpeechEnded(log.last_seq, self.index, edge.at))
@@ -339,12 +350,18 @@ class Lane:
     # Events out
 
     def _publish(self, outcome: Outcome) -> None:
+        if isinstance(outcome, LostText):
+            self._publisher.gap(outcome)
+            return
+        outcome = replace(outcome, words=within_speech(outcome.words, self._speech_in(outcome)))
         if isinstance(outcome, PartialText):
             self._publisher.partial(outcome, self._turns())
-        elif isinstance(outcome, FinalText):
-            self._publisher.final(outcome, self._turns())
         else:
-            self._publisher.gap(outcome)
+            self._publisher.final(outcome, self._turns())
+
+    def _speech_in(self, text: PartialText | FinalText) -> list[Span]:
+        parts = (*self._speech, *self._listener.open_parts)
+        return [part for part in parts if part.overlap_samples(text.span)]
 
     def _revise(self) -> None:
         is_last = self._is_ending and self.is_text_done
@@ -394,6 +411,8 @@ class Lane:
         uncommitted = self._recognition.uncommitted_from
         dealt_with = self._listener.settled if uncommitted is None else uncommitted
         self._dealt_with = dealt_with
+        while self._speech and self._speech[0].end <= dealt_with:
+            self._speech.popleft()
         seq = self._scope.log.last_seq
         if self._progress and self._progress[-1][0] == seq:
             self._progress[-1] = (seq, dealt_with)

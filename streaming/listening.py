@@ -55,9 +55,14 @@ class Listener:
         return min(self._endpointer.last_speech_end or 0, self.judged)
 
     @property
+    def open_parts(self) -> tuple[Span, ...]:
+        """The open utterance's speech so far, without its pauses."""
+        return self._endpointer.open_speech
+
+    @property
     def open_speech(self) -> Span | None:
         """The open utterance from its first to its last speech frame so far."""
-        parts = self._endpointer.open_speech
+        parts = self.open_parts
         return Span(parts[0].start, parts[-1].end) if parts else None
 
     @property
