@@ -78,9 +78,18 @@ class FileSource:
         self._is_stopped = False
 
     async def packets(self, frames: int) -> AsyncIterator[bytes]:
+        """Raises: AudioSourceError where the file breaks off; what came before it is given."""
         with soundfile.SoundFile(self._path) as sound:
             while not self._is_stopped:
-                block = await asyncio.to_thread(sound.buffer_read, frames, self._dtype)
+                try:
+                    block = await asyncio.to_thread(sound.buffer_read, frames, self._dtype)
+                except soundfile.LibsndfileError as error:
+                    reason = error.error_string.removeprefix("Error : ").rstrip(".")
+                    heard_s = sound.tell() / sound.samplerate
+                    raise AudioSourceError(
+                        f"{self._path} is damaged after {heard_s:.1f} s ({reason}); "
+                        "only what stands before that was captioned"
+                    ) from None
                 if len(block) == 0:
                     return
                 yield bytes(block)

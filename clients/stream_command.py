@@ -53,9 +53,13 @@ class Run:
     pace: Pace
     packet_ms: int
     interrupts: int = 0
+    source_failure: AudioSourceError | None = None
 
     async def main(self) -> int:
-        """Send, read and draw until the session is done. Returns the exit code."""
+        """Send, read and draw until the session is done. Returns the exit code.
+
+        Raises: AudioSourceError where the source broke off, after the captions of what came.
+        """
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt, task)
@@ -67,6 +71,8 @@ class Run:
                 ticker.cancel()
         except asyncio.CancelledError:
             return EXIT_INTERRUPTED
+        if self.source_failure is not None:
+            raise self.source_failure
         return EXIT_INTERRUPTED if self.interrupts else EXIT_DONE
 
     def _interrupt(self, task: "asyncio.Task[int]") -> None:
@@ -77,18 +83,23 @@ class Run:
             task.cancel()
 
     async def _send(self) -> None:
-        audio = self.source.audio
-        pacer = Pacer(self.pace, audio.sample_rate, time.monotonic_ns())
+        pacer = Pacer(self.pace, self.source.audio.sample_rate, time.monotonic_ns())
         # A stream that failed is reported by the reader, after the events that still came.
         with suppress(CaptionStreamError):
-            async for packet in self.source.packets(
-                packet_frames(self.packet_ms, audio.sample_rate)
-            ):
-                end = self.stream.accepted_frames + len(packet) // frame_bytes(audio)
-                await asyncio.sleep(pacer.wait_s(end, time.monotonic_ns()))
-                await self.stream.send(packet)
-                self.meter.packet_sent(end / audio.sample_rate, time.monotonic_ns())
+            try:
+                await self._send_packets(pacer)
+            except AudioSourceError as error:
+                self.source_failure = error
             await self.stream.end()
+
+    async def _send_packets(self, pacer: Pacer) -> None:
+        audio = self.source.audio
+        frames = packet_frames(self.packet_ms, audio.sample_rate)
+        async for packet in self.source.packets(frames):
+            end = self.stream.accepted_frames + len(packet) // frame_bytes(audio)
+            await asyncio.sleep(pacer.wait_s(end, time.monotonic_ns()))
+            await self.stream.send(packet)
+            self.meter.packet_sent(end / audio.sample_rate, time.monotonic_ns())
 
     async def _read(self) -> None:
         async for event in self.stream:

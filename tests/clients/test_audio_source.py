@@ -63,6 +63,24 @@ def test_what_is_no_sound_file_says_what_is(tmp_path: Path) -> None:
         FileSource(tmp_path / "absent.wav")
 
 
+async def test_a_damaged_file_is_given_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "noise.flac"
+    noise = np.random.default_rng(1).integers(-9_000, 9_000, 160_000).astype(np.int16)
+    soundfile.write(path, noise, 16_000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    packets: list[bytes] = []
+
+    async def read() -> None:
+        async for packet in FileSource(path).packets(1_600):
+            packets.append(packet)  # noqa: PERF401  a comprehension would lose them all
+
+    with pytest.raises(AudioSourceError, match=r"damaged after [34]\.\d s .*before that was"):
+        await read()
+    given = b"".join(packets)
+    assert given == noise.tobytes()[: len(given)]
+    assert len(given) > 3 * 32_000
+
+
 def test_names_must_fit_the_channels_and_rates_must_be_possible() -> None:
     with pytest.raises(AudioSourceError, match="2 channel names for 1 channels"):
         audio_format("pcm_s16le", 16_000, 1, ["a", "b"])
