@@ -123,8 +123,8 @@ class Settings(BaseSettings):
     )
     call_timeout_s: Seconds = Field(
         15,
-        description="an engine that has not answered after this, and as long again as the audio "
-        "asked about, is killed and replaced",
+        description="an engine that has not answered after this, and three times as long as the "
+        "audio asked about, is killed and replaced",
     )
     threads: Count | None = Field(
         None, description="compute threads of all workers together; unset: what the machine allows"

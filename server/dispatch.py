@@ -25,8 +25,8 @@ from streaming.timeline import SAMPLE_RATE_HZ
 TRIES_MAX = 2
 CALL_SECONDS_BASE = 15.0
 """An engine that says nothing for this long hangs; a setting may say otherwise."""
-CALL_SECONDS_PER_AUDIO_SECOND = 1.0
-"""On top: an engine slower than real time cannot serve a live stream anyway."""
+CALL_SECONDS_PER_AUDIO_SECOND = 3.0
+"""On top: on a starved machine late captions are better than a killed engine and a gap."""
 
 _log = structlog.get_logger(__name__)
 
