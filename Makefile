@@ -16,7 +16,7 @@ TORCH_PIP_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve load test test-quick test-slow sim docs-check lint format types build clean
+.PHONY: help venv demo serve load test test-quick test-slow sim model-report docs-check lint format types build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ test-quick: $(TEST_STAMP) ## the tests without real models, servers and browsers
 
 test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+model-report: $(TEST_STAMP) ## what the demo checkpoint can do, measured; ARGS="--seed other"
+	$(BIN)/python -m tools.demo_whisper.report $(ARGS)
+	$(BIN)/python -m tools.demo_whisper.server_report
 
 sim: $(TEST_STAMP) ## whole sessions under faults, in simulated time
 	$(BIN)/python -m pytest tests/sim $(ARGS)

@@ -25,7 +25,16 @@ FILE_LINES_MAX = 500
 STREAMING_ORDER = (
     *("timeline", "errors", "engines", "events", "wire", "stats", "audio", "buffer"),
     *("endpointing", "windows", "agreement", "turns", "clustering", "speakers", "attribution"),
-    *("captions", "scripted_audio", "listening", "recognition", "speech_times", "eventlog", "delays", "jobs"),
+    *(
+        "captions",
+        "scripted_audio",
+        "listening",
+        "recognition",
+        "speech_times",
+        "eventlog",
+        "delays",
+        "jobs",
+    ),
     *("publishing", "lane", "session", "batching", "exports"),
 )
 """A module of ``streaming/`` imports only from modules that stand before it here."""

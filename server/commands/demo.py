@@ -22,6 +22,7 @@ from clients.stream import CaptionStream
 from clients.stream_command import Run
 from clients.terminal import LiveOutput
 from server.child import ServerDied, running_server
+from server.engines.demo_whisper import demo_checkpoint
 from streaming.events import CaptionWord, Done, Event
 from streaming.timeline import Span, samples_from_seconds
 from streaming.turns import Turn
@@ -65,11 +66,14 @@ def demo(
     pace: Annotated[
         Pace, typer.Option(help="As if spoken now, or as fast as the server takes it.")
     ] = Pace.REALTIME,
-    asr: Annotated[str, typer.Option(help="Speech recognition engine.")] = "pocketsphinx",
+    asr: Annotated[
+        str | None, typer.Option(help="Speech recognition engine; default: the demo checkpoint.")
+    ] = None,
     diarizer: Annotated[str, typer.Option(help="Diarizer.")] = "embedded",
 ) -> None:
     """Caption the clip that ships with captiond: two speakers, half a minute, no download."""
     console = Console(stderr=json)
+    asr = asr or embedded_recognizer()
     try:
         summary = asyncio.run(_demo(console, as_json=json, pace=pace, asr=asr, diarizer=diarizer))
     except ServerDied as error:
@@ -79,6 +83,11 @@ def demo(
         print(orjson.dumps(summary).decode())
     else:
         _print_summary(console, summary)
+
+
+def embedded_recognizer() -> str:
+    """The engine that knows the clip's domain, where this build has its checkpoint."""
+    return "pocketsphinx" if demo_checkpoint() is None else "demo"
 
 
 async def _demo(

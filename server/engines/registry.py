@@ -53,6 +53,7 @@ _FACTORIES: dict[SessionStage, dict[str, str]] = {
         "silero": "server.engines.silero:SileroVoiceActivity.from_spec",
     },
     SessionStage.RECOGNITION: {
+        "demo": "server.engines.demo_whisper:from_spec",
         "pocketsphinx": "server.engines.pocketsphinx:PocketSphinxRecognizer.from_spec",
         "scripted": "server.engines.scripted:recognizer",
         "whisper": "server.engines.whisper:WhisperRecognizer.from_spec",

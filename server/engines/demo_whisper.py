@@ -1,0 +1,34 @@
+"""The Whisper checkpoint that ships with captiond, through the code that loads any other.
+
+Small and of a closed domain (its model card says which): for the demo and for tests.
+"""
+
+import importlib.resources
+from dataclasses import replace
+from pathlib import Path
+
+from server.engines.errors import EngineUnavailable
+from server.engines.registry import EngineSpec
+from server.engines.whisper import WhisperRecognizer
+
+
+def demo_checkpoint() -> Path | None:
+    """Its folder; None in a build without it."""
+    folder = Path(str(importlib.resources.files("server.assets"))) / "demo_whisper"
+    return folder if (folder / "model.safetensors").is_file() else None
+
+
+def from_spec(spec: EngineSpec) -> WhisperRecognizer:
+    """Raises: EngineUnavailable."""
+    if spec.model is not None:
+        raise EngineUnavailable(
+            "the demo engine has its own checkpoint; leave --asr-model away, or choose "
+            "--asr whisper"
+        )
+    folder = demo_checkpoint()
+    if folder is None:
+        raise EngineUnavailable(
+            "this build of captiond has no demo checkpoint; choose --asr pocketsphinx, or "
+            "--asr whisper with --asr-model"
+        )
+    return WhisperRecognizer.from_spec(replace(spec, model=str(folder)))
