@@ -7,6 +7,7 @@ Of ``streaming`` only the protocol is known here, of ``server`` nothing. In the 
 - ``backlog``: audio that the server has not stored yet.
 - ``audio_source``: a file, the microphone, standard input. ``pacing``: when a packet may be sent.
 - ``live``: events folded into what a viewer should see now. ``latency``: how late it came.
+- ``delays``: how late each word of a recording came, the definition that all tools share.
 - ``output``: plain text and files. ``terminal``: the live view.
 - ``stream_command``: ``captiond stream``.
 - ``web``: the caption page. ``examples``: programs to start from.

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
+from clients.delays import SentAudio, quantiles
 from load_tests.oracle import Mistakes, find_mistakes
 from load_tests.replay import Heard
 
@@ -104,30 +104,28 @@ def mistakes_of(heard: Heard) -> Mistakes:
     return find_mistakes(heard.plan.stream, expected, heard.finals, heard.shown_s)
 
 
-def quantiles(values: Iterable[float]) -> dict[str, float | None]:
-    """p50, p95, p99; None where nothing was measured."""
-    ordered = np.fromiter(values, np.float64)
-    return {
-        f"p{percent}": round(float(np.percentile(ordered, percent)), 4) if len(ordered) else None
-        for percent in (50, 95, 99)
-    }
-
-
 def _shown_delays(heard: Heard) -> Iterable[float]:
+    sent = _sent(heard)
     for word in heard.plan.words:
-        shown_s = heard.shown_s.get(word.text)
-        if shown_s is not None:
-            yield shown_s - heard.sent_s[heard.plan.packet_of(word.end)]
+        if word.text in heard.shown_s:
+            delay_s = sent.delay_s(word.end, heard.shown_s[word.text])
+            if delay_s is not None:
+                yield delay_s
 
 
 def _final_delays(heard: Heard, *, of_utterance: bool = False) -> Iterable[float]:
+    sent = _sent(heard)
     received_s = {word.text: word.received_s for word in heard.finals}
     for word in heard.plan.words:
         if word.text in received_s:
             end = word.utterance_end if of_utterance else word.end
-            packet = heard.plan.packet_of(end)
-            if packet < len(heard.sent_s):
-                yield received_s[word.text] - heard.sent_s[packet]
+            delay_s = sent.delay_s(end, received_s[word.text])
+            if delay_s is not None:
+                yield delay_s
+
+
+def _sent(heard: Heard) -> SentAudio:
+    return SentAudio.in_equal_packets(heard.plan.packet_samples, heard.sent_s)
 
 
 def _rtfx(heards: Sequence[Heard]) -> float | None:

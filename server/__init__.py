@@ -16,5 +16,6 @@ The modules, from the outside in:
 - ``engines``: one file per model family; the only place that imports model libraries, and only
   inside worker processes.
 - ``telemetry``: logging and metrics. ``scoring``: word and speaker errors against a reference.
+- ``evaluation``: ``captiond eval``, a client with metrics; no server process imports it.
 - ``assets``: the demo clip and the demo checkpoint.
 """

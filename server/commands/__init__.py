@@ -6,6 +6,7 @@ import typer
 
 from clients.stream_command import stream
 from server.commands.demo import demo
+from server.commands.evaluate import evaluate
 from server.commands.serve import serve
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(stream)
 app.command()(demo)
+app.command("eval")(evaluate)
 
 
 def _show_version(wanted: bool) -> None:

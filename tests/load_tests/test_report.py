@@ -2,6 +2,7 @@
 
 import pytest
 
+from clients.delays import quantiles
 from load_tests.oracle import FinalWord
 from load_tests.replay import Heard
 from load_tests.report import (
@@ -12,7 +13,6 @@ from load_tests.report import (
     broken_bounds,
     is_wrong,
     make_report,
-    quantiles,
 )
 from load_tests.workload import CANONICAL, plan_stream
 
