@@ -6,7 +6,6 @@ in UTC, because SQLite has no type for them; JSON is text.
 Invariants: M1 a migration that was released never changes; M2 ``schema_version`` holds one row.
 """
 
-import contextlib
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -172,7 +171,6 @@ def make_engine(url: URL, *, synchronous: Synchronous, is_writer: bool) -> Async
     )
     pragmas = [f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON"]
     pragmas += _writer_pragmas(synchronous) if is_writer else _READER_PRAGMAS
-    event.listen(engine.sync_engine, "do_connect", _make_private)
     event.listen(engine.sync_engine, "connect", partial(_set_pragmas, pragmas=pragmas))
     begin = "BEGIN IMMEDIATE" if is_writer else "BEGIN"
     event.listen(engine.sync_engine, "begin", partial(_begin, statement=begin))
@@ -187,13 +185,19 @@ def _writer_pragmas(synchronous: Synchronous) -> list[str]:
 _READER_PRAGMAS = ["query_only=ON", "wal_autocheckpoint=0"]
 
 
-def _make_private(
-    dialect: Any, record: Any, arguments: list[Any], parameters: dict[str, Any]
-) -> None:
-    """Transcripts are nobody else's to read; SQLite gives its log the mode of the database."""
-    path = Path(arguments[0])
-    with contextlib.suppress(OSError):  # connecting reports what is wrong
+def make_private(url: URL) -> None:
+    """Make the file, if need be: transcripts are nobody else's to read.
+
+    SQLite gives its log the mode of the database. The driver is not left to find out that the file
+    cannot be opened: its thread then outlives the failure. Raises: UnusableDatabase.
+    """
+    path = Path(url.database or "")
+    try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise UnusableDatabase(
+            f"cannot use {path}: unable to open it ({error.strerror}); give --store another path"
+        ) from None
 
 
 def _set_pragmas(connection: Any, record: Any, *, pragmas: Sequence[str]) -> None:

@@ -134,6 +134,7 @@ class TranscriptStore:
         schema.warn_of_old_sqlite()
         try:
             parsed = schema.checked_url(url)
+            schema.make_private(parsed)
         except schema.UnusableDatabase as error:
             raise StoreError(str(error)) from None
         write_engine = schema.make_engine(parsed, synchronous=synchronous, is_writer=True)
