@@ -66,6 +66,7 @@ class WhisperRecognizer:
         self._tokenizer = checkpoint.tokenizer
         self._ids = _SpecialTokens.of(checkpoint)
         self._heads = _alignment_heads(checkpoint.model)
+        self._row_shift = _alignment_row_shift(checkpoint.model)
         self._complete_generation_config()
         dtype = str(checkpoint.model.dtype).removeprefix("torch.")
         self.description = f"whisper {checkpoint.name} {dtype}"
@@ -218,7 +219,8 @@ class WhisperRecognizer:
             first, last = len(prefix) - 1, len(prefix) + len(own)
             logits = self._logits(hidden[index : index + 1, start_at:last])[0].float()
             positions = max(1, len(row.window.samples) // POSITION_SAMPLES)
-            attention = self._attention(queries, index, (first, last), states, positions)
+            aligned = (first + self._row_shift, last + self._row_shift)
+            attention = self._attention(queries, index, aligned, states, positions)
             scores = logits[first - start_at :].log_softmax(dim=-1)
             chosen = scores.gather(1, tokens[index, first + 1 : last + 1, None])[:, 0]
             silent = float(logits[0].softmax(dim=-1)[self._ids.no_speech])
@@ -382,6 +384,16 @@ def _alignment_heads(model: Any) -> dict[int, list[int]]:
     for layer, head in named:
         by_layer.setdefault(int(layer), []).append(int(head))
     return by_layer
+
+
+def _alignment_row_shift(model: Any) -> int:
+    """Which row of the decoder looks at where a token is spoken.
+
+    The heads of openai/whisper's checkpoints look there while the token is being predicted: the
+    row before its own. A checkpoint whose heads look at the token that was just fed, as
+    ``generate(return_token_timestamps=True)`` reads them, says so in its generation config.
+    """
+    return int(model.generation_config.to_dict().get("alignment_rows") == "fed")
 
 
 def _is_long_enough(window: SpeechWindow) -> bool:

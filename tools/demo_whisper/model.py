@@ -59,6 +59,9 @@ def generation_config(labels: Labels, alignment_heads: list[list[int]]) -> Gener
     silent += [labels.id("translate"), labels.id("transcribe"), labels.no_timestamps]
     return GenerationConfig(
         alignment_heads=alignment_heads,
+        # They look at the token that was just fed; captiond's engine reads this, transformers
+        # takes it for granted.
+        alignment_rows="fed",
         # Not <|endoftext|>, as in the hub's checkpoints: an empty answer is how this model says
         # "nothing".
         begin_suppress_tokens=labels.tokenizer.encode(" ", add_special_tokens=False),
