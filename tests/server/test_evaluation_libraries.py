@@ -114,7 +114,8 @@ def test_meeteval(folder: Path, ours: Line, figure: str) -> None:
 
 def test_pyannote_metrics(folder: Path, ours: Line, done: list[Evaluated]) -> None:
     """Its command line reads the reference by way of a database file."""
-    pytest.importorskip("docopt", reason="pip install 'captiond[test]'")
+    for module in ("docopt", "tabulate"):
+        pytest.importorskip(module, reason="pip install 'captiond[test]'")
     sessions = [f"take_{number}" for number in range(len(done))]
     (folder / "list.txt").write_text("".join(f"{session}\n" for session in sessions))
     (folder / "all.uem").write_text("".join(f"{session} 1 0.0 100.0\n" for session in sessions))
