@@ -79,20 +79,22 @@ class FileSource:
 
     async def packets(self, frames: int) -> AsyncIterator[bytes]:
         """Raises: AudioSourceError where the file breaks off; what came before it is given."""
-        with soundfile.SoundFile(self._path) as sound:
-            while not self._is_stopped:
-                try:
+        read_frames = 0
+        try:
+            with soundfile.SoundFile(self._path) as sound:
+                while not self._is_stopped:
                     block = await asyncio.to_thread(sound.buffer_read, frames, self._dtype)
-                except soundfile.LibsndfileError as error:
-                    reason = error.error_string.removeprefix("Error : ").rstrip(".")
-                    heard_s = sound.tell() / sound.samplerate
-                    raise AudioSourceError(
-                        f"{self._path} is damaged after {heard_s:.1f} s ({reason}); "
-                        "only what stands before that was captioned"
-                    ) from None
-                if len(block) == 0:
-                    return
-                yield bytes(block)
+                    if len(block) == 0:
+                        return
+                    read_frames = sound.tell()
+                    yield bytes(block)
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string.removeprefix("Error : ").rstrip(".")
+            read_s = read_frames / self.audio.sample_rate
+            raise AudioSourceError(
+                f"{self._path} is damaged after {read_s:.1f} s ({reason}); "
+                "only what stands before that was read"
+            ) from None
 
     def stop(self) -> None:
         self._is_stopped = True

@@ -45,6 +45,11 @@ class Outcome:
 Deliver = Callable[[list[Outcome]], None]
 
 
+def call_seconds_max(batch: Batch, base_s: float) -> float:
+    """How long an engine may take for a batch before it counts as hanging."""
+    return base_s + CALL_SECONDS_PER_AUDIO_SECOND * batch.audio_samples / SAMPLE_RATE_HZ
+
+
 class StageDispatcher:
     """The queue of one stage and the workers that serve it."""
 
@@ -127,8 +132,7 @@ class StageDispatcher:
 
     async def _try(self, worker: EngineWorker, batch: Batch) -> list[Outcome] | None:
         questions = [question for job in batch.jobs for question in job.questions]
-        audio_s = batch.audio_samples / SAMPLE_RATE_HZ
-        timeout_s = self._call_timeout_s + CALL_SECONDS_PER_AUDIO_SECOND * audio_s
+        timeout_s = call_seconds_max(batch, self._call_timeout_s)
         try:
             answers, engine_ns = await worker.call(batch.kind, questions, timeout_s=timeout_s)
         except (CallFailed, WorkerDied, CallTimeout) as error:
@@ -141,7 +145,7 @@ class StageDispatcher:
             return None
         self._metrics.record_call(
             self._stage.value,
-            audio_seconds=audio_s,
+            audio_seconds=batch.audio_samples / SAMPLE_RATE_HZ,
             duration_seconds=engine_ns / 1e9,
             windows=len(questions),
         )

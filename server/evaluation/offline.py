@@ -9,12 +9,10 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
-import soundfile
-
 from clients.audio_source import AudioSourceError, FileSource
 from server.app import engine_specs
 from server.config import Settings
-from server.dispatch import CALL_SECONDS_BASE, CALL_SECONDS_PER_AUDIO_SECOND
+from server.dispatch import call_seconds_max
 from server.evaluation.heard import Heard
 from server.evaluation.manifest import EvaluationError, Recording
 from server.evaluation.run import Progress
@@ -24,7 +22,6 @@ from streaming.batching import Batch, BatchLimits, Scheduler
 from streaming.eventlog import Behind
 from streaming.events import Event, SessionStage
 from streaming.session import Session, SessionState
-from streaming.timeline import SAMPLE_RATE_HZ
 from streaming.wire import Start
 
 NOW_NS = 0
@@ -63,10 +60,11 @@ class OfflineEngines:
             source = FileSource(recording.audio)
             rate = source.audio.sample_rate
             audio = b"".join([packet async for packet in source.packets(rate)])
-        except (AudioSourceError, soundfile.LibsndfileError) as error:
+        except AudioSourceError as error:
             raise EvaluationError(str(error)) from None
         start = Start(audio=source.audio, language=recording.language, partials=False)
-        desk = _Desk(self._session(start, source.frames / rate), self._workers)
+        session = self._session(start, source.frames / rate)
+        desk = _Desk(session, self._workers, self._settings.call_timeout_s)
         started_s = time.monotonic()
         try:
             await desk.caption(audio)
@@ -94,8 +92,11 @@ class OfflineEngines:
 class _Desk:
     """Carries one session's jobs to the engines, one batch at a time."""
 
-    def __init__(self, session: Session, workers: dict[SessionStage, EngineWorker]) -> None:
+    def __init__(
+        self, session: Session, workers: dict[SessionStage, EngineWorker], call_timeout_s: float
+    ) -> None:
         self.session = session
+        self._call_timeout_s = call_timeout_s
         self.heard = Heard(delays=None)
         self._workers = workers
         self._schedulers = {stage: Scheduler(BatchLimits(1)) for stage in workers}
@@ -130,12 +131,10 @@ class _Desk:
         return batch is not None
 
     async def _answer(self, worker: EngineWorker, batch: Batch) -> None:
-        audio_s = batch.audio_samples / SAMPLE_RATE_HZ
+        timeout_s = call_seconds_max(batch, self._call_timeout_s)
         for job in batch.jobs:
             answers, elapsed_ns = await worker.call(
-                job.kind.value,
-                job.questions,
-                timeout_s=CALL_SECONDS_BASE + CALL_SECONDS_PER_AUDIO_SECOND * audio_s,
+                job.kind.value, job.questions, timeout_s=timeout_s
             )
             self.session.receive_result(job.number, answers, elapsed_ns, NOW_NS)
 

@@ -11,8 +11,6 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import soundfile
-
 from clients.audio_source import AudioSourceError, FileSource
 from clients.errors import CaptionStreamError
 from clients.pacing import Pace, Pacer, packet_frames
@@ -49,7 +47,7 @@ async def stream_recording(
     problem: BaseException | None = None
     try:
         heard = await _converse(recording, target, pace, progress)
-    except* (AudioSourceError, CaptionStreamError, soundfile.LibsndfileError) as errors:
+    except* (AudioSourceError, CaptionStreamError) as errors:
         problem = _first(errors)
     if problem is not None:
         raise EvaluationError(str(problem))
