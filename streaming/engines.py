@@ -71,6 +71,9 @@ class SpeechWindow:
     """Tokens of the previous hypothesis of the same utterance, for engines that verify drafts."""
     seed: int = 0
     """Makes whatever sampling an engine does repeatable for this window."""
+    context_widening: int = 0
+    """How often this session's partials turned out too different from their finals: each time an
+    engine that hears partials with a short context should double it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,19 @@ class Hypothesis:
     """Given only where the engine detected the language."""
     tokens: tuple[int, ...] = ()
     """A draft for the next window of the same utterance."""
+    guards: tuple[str, ...] = ()
+    """Guards that fired (names of ``streaming.guards``): the words are then not what plain greedy
+    decoding gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecognizerProfile:
+    """What a window costs, in samples of encoder input, where that is not its own length."""
+
+    partial_contexts_samples: tuple[int, ...]
+    """Ascending; a partial is heard in the first that holds it, or in the last."""
+    final_context_samples: int
+    """Every final is padded to it."""
 
 
 @dataclass(frozen=True, slots=True)
