@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from server.engines.errors import EngineUnavailable
 from server.engines.ge2e import SpeakerEncoder, find_weights
 from server.engines.registry import EngineSpec, check_options
 from server.engines.torch_setup import prepare_torch
@@ -80,6 +81,11 @@ class EmbeddedDiarizer:
     def from_spec(cls, spec: EngineSpec) -> Self:
         """Raises: EngineUnavailable where the weights are not installed."""
         check_options(spec)
+        if spec.model is not None:
+            raise EngineUnavailable(
+                "the embedded diarizer has its own weights; leave --diarizer-model away, or choose "
+                "--diarizer pyannote"
+            )
         weights = find_weights()
         prepare_torch(spec.threads)
         return cls(SpeakerEncoder(weights))

@@ -53,6 +53,7 @@ _FACTORIES: dict[SessionStage, dict[str, str]] = {
         "silero": "server.engines.silero:SileroVoiceActivity.from_spec",
     },
     SessionStage.RECOGNITION: {
+        "ctc": "server.engines.ctc:CtcRecognizer.from_spec",
         "demo": "server.engines.demo_whisper:from_spec",
         "pocketsphinx": "server.engines.pocketsphinx:PocketSphinxRecognizer.from_spec",
         "scripted": "server.engines.scripted:recognizer",
@@ -60,9 +61,19 @@ _FACTORIES: dict[SessionStage, dict[str, str]] = {
     },
     SessionStage.DIARIZATION: {
         "embedded": "server.engines.embedded_diarizer:EmbeddedDiarizer.from_spec",
+        "pyannote": "server.engines.pyannote_pipeline:PyannoteDiarizer.from_spec",
         "scripted": "server.engines.scripted:diarizer",
     },
 }
+
+
+_WITHOUT_GUIDANCE = frozenset({"ctc", "pocketsphinx"})
+"""Recognizers that write what they hear: no prompt, no keywords, no translation."""
+
+
+def takes_guidance(recognizer: str) -> bool:
+    """Whether prompts, keywords and the task mean anything to it."""
+    return recognizer not in _WITHOUT_GUIDANCE
 
 
 def names(stage: SessionStage) -> tuple[str, ...]:

@@ -80,14 +80,23 @@ def hub_cache() -> Path:
     """Where huggingface_hub keeps its files, by its own rules."""
     if cache := os.environ.get("HF_HUB_CACHE"):
         return Path(cache).expanduser()
+    return hub_home() / "hub"
+
+
+def hub_home() -> Path:
+    """Where it keeps everything else, such as its token."""
     user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("HF_HOME", f"{user_cache}/huggingface")
-    return Path(home).expanduser() / "hub"
+    return Path(os.environ.get("HF_HOME", f"{user_cache}/huggingface")).expanduser()
+
+
+def is_offline_wanted() -> bool:
+    """By huggingface_hub's own rules."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def is_hub_reachable(timeout_s: float = HUB_PROBE_SECONDS_MAX) -> bool:
     """Whether the model hub, or the proxy before it, accepts a connection in time."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+    if is_offline_wanted():
         return False
     answers: list[bool] = []
     address = _hub_address()

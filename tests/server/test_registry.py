@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from server.engines.errors import EngineUnavailable
-from server.engines.registry import EngineSpec, build, names
+from server.engines.registry import EngineSpec, build, names, takes_guidance
 from streaming.events import SessionStage
 
 
@@ -37,8 +37,10 @@ def test_the_registry_imports_no_model_library() -> None:
     [
         (SessionStage.ACTIVITY, "silero"),
         (SessionStage.RECOGNITION, "pocketsphinx"),
+        (SessionStage.RECOGNITION, "ctc"),
         (SessionStage.RECOGNITION, "whisper"),
         (SessionStage.DIARIZATION, "embedded"),
+        (SessionStage.DIARIZATION, "pyannote"),
         (SessionStage.DIARIZATION, "scripted"),
     ],
 )
@@ -46,3 +48,23 @@ def test_a_misspelt_option_is_not_ignored(stage: SessionStage, name: str) -> Non
     spec = EngineSpec(stage, name, options={"latency": 3})
     with pytest.raises(EngineUnavailable, match=f"{name} has no option latency; it has"):
         build(spec)
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "flag"),
+    [
+        (SessionStage.RECOGNITION, "demo", "--asr-model"),
+        (SessionStage.RECOGNITION, "pocketsphinx", "--asr-model"),
+        (SessionStage.DIARIZATION, "embedded", "--diarizer-model"),
+    ],
+)
+def test_a_model_for_an_engine_that_has_its_own_is_not_ignored(
+    stage: SessionStage, name: str, flag: str
+) -> None:
+    with pytest.raises(EngineUnavailable, match=f"leave {flag} away"):
+        build(EngineSpec(stage, name, "someone/model"))
+
+
+def test_recognizers_without_guidance_are_recognizers() -> None:
+    known = names(SessionStage.RECOGNITION)
+    assert [name for name in known if not takes_guidance(name)] == ["ctc", "pocketsphinx"]
