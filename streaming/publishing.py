@@ -6,10 +6,10 @@ come from ``recognition``, speakers from ``captions``.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 
-from streaming.captions import CaptionBook, mean_confidence
+from streaming.captions import BookState, CaptionBook, mean_confidence
 from streaming.engines import Hypothesis
 from streaming.eventlog import EventLog
 from streaming.events import (
@@ -24,6 +24,7 @@ from streaming.events import (
     main_speaker,
     text_of,
 )
+from streaming.guards import named
 from streaming.recognition import FinalText, LostText, PartialText
 from streaming.stats import SessionStats
 from streaming.timeline import Span
@@ -33,15 +34,25 @@ _LANGUAGE = re.compile("[a-z]{2,3}")
 """What the wire allows: an engine's word for it is not trusted."""
 
 
+LOCK_PROBABILITY_MIN = 0.5
+"""A language that is likelier than all others together; the bound of faster-whisper."""
+UNSURE_FINALS_MAX = 3
+"""After so many finals the session settles on what was likeliest over all of them: a language that
+changes from caption to caption reads worse than a wrong one, and ``configure`` can set it right."""
+
+
 @dataclass(slots=True)
 class SpeechSettings:
     """How recognizers are to hear this session; ``configure`` changes it between windows."""
 
     language: str | None
+    """None until it is given or settled."""
     task: str
     prompt: str | None
     keywords: tuple[str, ...]
     seed: int
+    unsure: list[tuple[str, float]] = field(default_factory=list)
+    """Languages of finals that were not sure enough to settle it, with their probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +75,30 @@ class Publisher:
         self._book = CaptionBook(lane_name)
 
     @property
-    def lane_speakers(self) -> set[str] | None:
-        """The lane's one speaker, if it has said anything; None where the diarizer decides."""
-        if self._book.lane_name is None:
-            return None
-        return {self._book.lane_name} if self._book.has_words else set()
+    def lane_name(self) -> str | None:
+        """Whose the audio is that comes now; None where the diarizer decides."""
+        return self._book.lane_name
+
+    @property
+    def named_speakers(self) -> set[str]:
+        """Those who said something while the lane had their name."""
+        return self._book.named_speakers
+
+    def name_at(self, sample: int) -> str | None:
+        """Whose the audio at a sample is; None where the diarizer decides."""
+        return self._book.name_at(sample)
+
+    def rename(self, name: str | None, at: int) -> None:
+        """Audio from sample ``at`` on is this person's."""
+        self._book.rename(name, at)
+
+    def state(self, since: int) -> BookState:
+        """See ``CaptionBook.state``."""
+        return self._book.state(since)
+
+    def resume(self, state: BookState) -> None:
+        """See ``CaptionBook.resume``."""
+        self._book.resume(state)
 
     def partial(self, text: PartialText, turns: Sequence[Turn]) -> None:
         """Show uncommitted words."""
@@ -94,6 +124,7 @@ class Publisher:
         stats.decoded_samples += text.span.samples
         stats.stable_words += text.stable_words
         stats.broken_stable_words += text.broken_stable_words
+        stats.guards_fired.update(guard.value for guard in named(text.hypothesis.guards))
         if text.words:
             self._settle_language(text.hypothesis)
             self._append_final(text, turns)
@@ -146,13 +177,41 @@ class Publisher:
         self.partial(PartialText(caption_id, span, (), 0), ())
 
     def _settle_language(self, hypothesis: Hypothesis) -> None:
-        """Lock the session to the language of its first words."""
+        """Lock the session to the language of its first words.
+
+        Finals alone decide: which partials came in time may not change what is committed.
+        """
         speech, log = self._scope.speech, self._scope.log
         language, probability = _language_of(hypothesis), hypothesis.language_probability
-        if speech.language is None and language is not None and probability is not None:
-            speech.language = language
-            share = min(1.0, max(0.0, float(probability))) if isfinite(probability) else 0.0
-            log.append(LanguageDetected(log.next_seq, language, round(share, 3)))
+        if speech.language is not None:
+            speech.unsure.clear()
+        elif language is not None and probability is not None:
+            settled = _settled([*speech.unsure, (language, _share(probability))])
+            if settled is None:
+                speech.unsure.append((language, _share(probability)))
+            else:
+                speech.language = settled[0]
+                speech.unsure.clear()
+                log.append(LanguageDetected(log.next_seq, settled[0], round(settled[1], 3)))
+
+
+def _settled(heard: Sequence[tuple[str, float]]) -> tuple[str, float] | None:
+    """The language that the newest of ``heard`` is sure of, or the likeliest of enough, with its
+    mean probability; None while they are too few."""
+    newest = heard[-1]
+    if newest[1] >= LOCK_PROBABILITY_MIN:
+        return newest
+    if len(heard) < UNSURE_FINALS_MAX:
+        return None
+    totals = dict.fromkeys((language for language, _ in heard), 0.0)
+    for language, probability in heard:
+        totals[language] += probability
+    likeliest = max(totals, key=totals.__getitem__)
+    return likeliest, totals[likeliest] / len(heard)
+
+
+def _share(probability: float) -> float:
+    return min(1.0, max(0.0, float(probability))) if isfinite(probability) else 0.0
 
 
 def _language_of(hypothesis: Hypothesis) -> str | None:

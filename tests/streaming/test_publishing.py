@@ -18,6 +18,7 @@ from streaming.events import (
     SessionStage,
     SpeakerRun,
 )
+from streaming.guards import Guard
 from streaming.publishing import Publisher, SessionScope, SpeechSettings
 from streaming.recognition import FinalText, LostText, PartialText
 from streaming.stats import SessionStats
@@ -114,11 +115,10 @@ def test_speakers_that_change_are_revised_in_the_open() -> None:
 
 def test_only_a_named_lane_knows_its_speaker_and_only_once_it_spoke() -> None:
     shared = scope()
-    assert Publisher(0, None, shared).lane_speakers is None
     voice = Publisher(0, "Alice", shared)
-    assert voice.lane_speakers == set()
+    assert voice.named_speakers == set()
     voice.final(final(), ())
-    assert voice.lane_speakers == {"Alice"}
+    assert voice.named_speakers == {"Alice"}
 
 
 def test_a_stage_is_called_degraded_once_for_all_lanes() -> None:
@@ -160,8 +160,62 @@ def test_a_language_that_is_none_is_not_taken(language: str) -> None:
     assert encode_event(event)
 
 
-@pytest.mark.parametrize(("probability", "told"), [(float("nan"), 0.0), (7.0, 1.0), (-1.0, 0.0)])
-def test_a_probability_is_a_share(probability: float, told: float) -> None:
+def test_a_probability_is_a_share() -> None:
+    shared = scope(None)
+    Publisher(0, None, shared).final(final(hypothesis=Hypothesis(WORDS, "de", 7.0)), ())
+    assert events(shared)[0] == LanguageDetected(1, "de", 1.0)
+
+
+def test_a_guess_does_not_settle_the_language() -> None:
+    shared = scope(None)
+    voice = Publisher(0, None, shared)
+    voice.final(final(hypothesis=Hypothesis(WORDS, "nl", 0.4)), ())
+    assert shared.speech.language is None
+    voice.final(final(caption="c2", hypothesis=Hypothesis(WORDS, "de", 0.5)), ())
+    guessed, found, sure = events(shared)
+    assert (guessed.language, sure.language) == ("nl", "de")  # type: ignore[union-attr]
+    assert found == LanguageDetected(2, "de", 0.5)
+
+
+def test_several_guesses_settle_on_the_likeliest_of_all() -> None:
+    shared = scope(None)
+    voice = Publisher(0, None, shared)
+    for language, probability in (("nl", 0.3), ("de", 0.45), ("nl", 0.3)):
+        voice.final(final(hypothesis=Hypothesis(WORDS, language, probability)), ())
+    found = [event for event in events(shared) if isinstance(event, LanguageDetected)]
+    assert found == [LanguageDetected(3, "nl", 0.2)]
+    assert shared.speech.language == "nl"
+
+
+@pytest.mark.parametrize("probability", [float("nan"), -1.0])
+def test_a_probability_that_is_none_settles_nothing(probability: float) -> None:
     shared = scope(None)
     Publisher(0, None, shared).final(final(hypothesis=Hypothesis(WORDS, "de", probability)), ())
-    assert events(shared)[0] == LanguageDetected(1, "de", told)
+    assert shared.speech.language is None
+
+
+def test_a_language_given_later_forgets_the_guesses() -> None:
+    shared = scope(None)
+    voice = Publisher(0, None, shared)
+    voice.final(final(hypothesis=Hypothesis(WORDS, "nl", 0.3)), ())
+    shared.speech.language = "fr"
+    voice.final(final(hypothesis=Hypothesis(WORDS, "fr")), ())
+    shared.speech.language = None
+    for _ in range(2):
+        voice.final(final(hypothesis=Hypothesis(WORDS, "de", 0.3)), ())
+    assert shared.speech.language is None
+    voice.final(final(hypothesis=Hypothesis(WORDS, "de", 0.3)), ())
+    assert shared.speech.language == "de"
+
+
+def test_guards_that_fired_are_counted_once_per_final() -> None:
+    shared = scope()
+    voice = Publisher(0, None, shared)
+    fired = ("coverage", "coverage", "repetition", "not a guard")
+    voice.final(final(hypothesis=Hypothesis(WORDS, guards=fired)), ())
+    voice.final(final((), hypothesis=Hypothesis((), guards=("no_speech",))), ())
+    assert shared.stats.guards_fired == {
+        Guard.COVERAGE: 1,
+        Guard.REPETITION: 1,
+        Guard.NO_SPEECH: 1,
+    }
