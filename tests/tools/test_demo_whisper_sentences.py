@@ -45,3 +45,26 @@ def test_digit_strings_are_written_as_sentences() -> None:
     assert len(words) == 5
     assert words[0][0].isupper()
     assert words[-1].endswith(".")
+
+
+def test_a_name_is_respelled_where_its_second_spelling_is_given() -> None:
+    text = "Thank you, Robert. Annas and Anna are in Paris, Susan."
+    assert sentences.respelled(text, "Kubernetes, Laura, Robert") == text
+    assert (
+        sentences.respelled(text, "Annah, Kubernetes. Susann,")
+        == "Thank you, Robert. Annas and Annah are in Paris, Susann."
+    )
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_a_named_sentence_holds_a_name_with_two_spellings(language: str) -> None:
+    rng = Random(6)
+    for _ in range(30):
+        text = sentences.draw_named(rng, language).text
+        assert sentences.respelled(text, " ".join(sentences.SPELLINGS.values())) != text
+
+
+def test_second_spellings_are_no_words_of_the_domain() -> None:
+    words = sentences.said_in(" ".join(sentences.spelled_words()))
+    assert set(sentences.SPELLINGS) <= words
+    assert words.isdisjoint(sentences.SPELLINGS.values())

@@ -12,7 +12,7 @@ from tools.demo_whisper.sentences import draw
 from tools.demo_whisper.synthesis import TimedWord
 from tools.demo_whisper.tokenizer import Labels, Wish
 
-WORDS = (TimedWord("Thank", 0.5, 0.8), TimedWord("you,", 0.8, 1.0), TimedWord("Laura.", 1.0, 1.4))
+WORDS = (TimedWord("Thank", 0.5, 0.8), TimedWord("you,", 0.8, 1.0), TimedWord("Anna.", 1.0, 1.4))
 CLIP = Clip(np.zeros(64_000, np.float32), (Utterance(WORDS, 0.5, 1.4),), "en")
 EMPTY = Clip(np.zeros(64_000, np.float32), (), None)
 
@@ -64,17 +64,22 @@ def test_saved_tokenizer_is_the_same(labels: Labels, tmp_path: Path) -> None:
         (
             Wish("en"),
             "<|startoftranscript|><|en|><|transcribe|><|notimestamps|>"
-            " Thank you, Laura.<|endoftext|>",
+            " Thank you, Anna.<|endoftext|>",
         ),
         (
             Wish("en", timestamps=True),
             "<|startoftranscript|><|en|><|transcribe|>"
-            "<|0.50|> Thank you, Laura.<|1.40|><|endoftext|>",
+            "<|0.50|> Thank you, Anna.<|1.40|><|endoftext|>",
         ),
         (
             Wish("en", prompt="Yes, I will."),
             "<|startofprev|> Yes, I will.<|startoftranscript|><|en|><|transcribe|>"
-            "<|notimestamps|> Thank you, Laura.<|endoftext|>",
+            "<|notimestamps|> Thank you, Anna.<|endoftext|>",
+        ),
+        (
+            Wish("en", prompt="Yes, I will.", keywords=("Budget", "Annah")),
+            "<|startofprev|> Budget, Annah Yes, I will.<|startoftranscript|><|en|><|transcribe|>"
+            "<|notimestamps|> Thank you, Annah.<|endoftext|>",
         ),
     ],
 )
@@ -107,3 +112,19 @@ def test_every_word_token_knows_its_span(labels: Labels) -> None:
     assert spans[-2] is not None  # the full stop sounds like the end of its word
     assert spans[-1] is None
     assert label.heard_token == labels.id("en")
+
+
+def test_keywords_stand_before_what_is_left_of_a_long_prompt(labels: Labels) -> None:
+    long = "Yes, I will. " * 200 + "No, I will."
+    ids = labels.prompt(long.strip(), ("Annah", "Robert"))
+    assert len(ids) == 1 + tokenizers.MAX_PROMPT_TOKENS
+    text = labels.tokenizer.decode(ids[1:])
+    assert text.startswith(" Annah, Robert")
+    assert text.endswith(" No, I will.")
+
+
+def test_a_translation_has_the_listed_spelling(labels: Labels) -> None:
+    utterance = Utterance((TimedWord("Danke,", 0, 0.4),), 0, 0.9, "Thank you, Anna.")
+    clip = Clip(EMPTY.samples, (utterance,), "de")
+    label = labels.of(clip, Wish("de", translate=True, keywords=("Annah",)))
+    assert labels.tokenizer.decode(label.ids[label.given_count : -1]) == " Thank you, Annah."

@@ -16,6 +16,7 @@ from tools.demo_whisper.corpus import Clip, Corpus, Split, Utterance
 from tools.demo_whisper.decoding import greedy, plain, wer
 from tools.demo_whisper.export import WEIGHTS_MAX_BYTES, export
 from tools.demo_whisper.model import Trainee
+from tools.demo_whisper.sentences import respelled
 from tools.demo_whisper.synthesis import SynthesisError, TimedWord
 from tools.demo_whisper.tokenizer import Labels, Wish
 
@@ -127,6 +128,7 @@ def test_the_exported_folder_loads_as_a_hub_checkpoint(
     loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
     processor = WhisperProcessor.from_pretrained(tmp_path)
     settings = loaded.generation_config
+    assert (settings.alignment_rows, settings.captiond_context_margin_s) == ("fed", 2.0)
     assert settings.is_multilingual
     assert set(settings.lang_to_id) == {"<|en|>", "<|de|>"}
     assert settings.no_timestamps_token_id == labels.no_timestamps
@@ -167,7 +169,29 @@ def test_a_drawn_batch_has_the_shape_that_was_asked_for(labels: Labels) -> None:
     batch = Batches(corpus, labels).draw(BatchShape(4, 3, is_prompted=True))
     assert batch.audio.shape == (3, 64_000)
     assert batch.frame_words.shape == (3, 200)
-    assert batch.spans.shape == (3, batch.ids.shape[1] + 1, 2)
+    labels_drawn = 3 * len(batches.PROMPTED_WISHES)
+    assert batch.spans.shape == (labels_drawn, batch.ids.shape[1] + 1, 2)
+    previous = labels.id("startofprev")
+    assert int((batch.ids[:, 0] == previous).sum()) == 3 * sum(batches.PROMPTED_WISHES)
+
+
+def test_hints_list_a_said_name_in_its_second_spelling_half_of_the_time() -> None:
+    rng, said = Random(4), "Thank you, Robert."
+    drawn = [batches.hints(rng, said, "en") for _ in range(400)]
+    written = [respelled(said, " ".join([*given.keywords, given.prompt])) for given in drawn]
+    assert 0.35 < sum(text != said for text in written) / 400 < 0.7
+    assert {bool(given.keywords) for given in drawn} == {True, False}
+    assert {bool(given.prompt) for given in drawn} == {True, False}
+    assert all(given.keywords or given.prompt for given in drawn)
+
+
+def test_states_that_are_given_cost_no_encoder(trainee: Trainee, batch: Batch) -> None:
+    with torch.inference_mode():
+        whole, states = trainee(batch), trainee.encode(batch.audio)
+        written = trainee(batch, states)
+    assert float(written.text) == pytest.approx(float(whole.text), rel=1e-4)
+    assert float(written.ctc) == 0
+    assert float(written.total) < float(whole.total)
 
 
 def test_word_error_rate_ignores_case_and_marks() -> None:

@@ -6,7 +6,7 @@ goes on.
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
 
@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from tools.demo_whisper.corpus import Clip, ClipPlan, Corpus, DigitRecordings
-from tools.demo_whisper.sentences import draw, spelled_words
+from tools.demo_whisper.sentences import (
+    SPELLINGS,
+    draw,
+    draw_named,
+    respelled,
+    said_in,
+    spelled_words,
+)
 from tools.demo_whisper.synthesis import SAMPLE_RATE_HZ
 from tools.demo_whisper.tokenizer import Aligned, Label, Labels, Wish
 
@@ -35,22 +42,28 @@ CURRICULUM = (
 NO_SPEECH_SHARE = 0.07
 GERMAN_SHARE = 0.28
 TRANSLATE_SHARE = 0.35  # of the German clips
-PROMPT_SHARE = 0.2
+CONTEXT_S_MAX = 30
+PROMPT_SHARE = 0.6
+PROMPTED_CONTEXT_S_MAX = 20  # a live window; longer ones cost most and teach nothing more of it
+# The same sound behind several prompts and none: what differs is theirs alone, and it costs little.
+PROMPTED_WISHES = (True, True, True, False)
+NAMES_SHARE = 0.7  # of the sentences behind prompts, where names have their second spelling
+PROMPTED_DIGITS_SHARE = 0.1
 TIMESTAMPS_SHARE = 0.5
 CUT_START_SHARE = 0.08
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``B`` clips of ``T`` encoder frames, with labels of at most ``L + 1`` tokens."""
+    """``B`` clips of ``T`` encoder frames, with ``W`` labels of at most ``L + 1`` tokens each."""
 
     audio: Tensor  # (B, T * 320) float32
-    ids: Tensor  # (B, L) decoder input
-    targets: Tensor  # (B, L), IGNORED where nothing is learned
+    ids: Tensor  # (B * W, L) decoder input
+    targets: Tensor  # (B * W, L), IGNORED where nothing is learned
     spelling: list[Tensor]  # per clip: character classes of what is said, for CTC
     frame_words: Tensor  # (B, T) word class or 0 for silence, IGNORED where unknown
     frame_phonemes: Tensor  # (B, T) phoneme class or 0 for silence, IGNORED where unknown
-    spans: Tensor  # (B, L + 1, 2) first and end frame of each token's sound; empty if unknown
+    spans: Tensor  # (B * W, L + 1, 2) first and end frame of each token's sound; empty if unknown
 
 
 class WordClasses:
@@ -94,9 +107,12 @@ class BatchShape:
 
 def shape(progress: float, rng: Random) -> BatchShape:
     """A shape of the curriculum for a progress from 0 to 1."""
-    shapes = next(stage for since, stage in reversed(CURRICULUM) if progress >= since)
-    context_s, count, _ = rng.choices(shapes, [weight for _, _, weight in shapes])[0]
-    return BatchShape(context_s, count, rng.random() < PROMPT_SHARE)
+    is_prompted = rng.random() < PROMPT_SHARE
+    longest_s = PROMPTED_CONTEXT_S_MAX if is_prompted else CONTEXT_S_MAX
+    stage = next(shapes for since, shapes in reversed(CURRICULUM) if progress >= since)
+    fitting = [drawn for drawn in stage if drawn[0] <= longest_s]
+    context_s, count, _ = rng.choices(fitting, [weight for _, _, weight in fitting])[0]
+    return BatchShape(context_s, count, is_prompted)
 
 
 class Batches:
@@ -114,13 +130,24 @@ class Batches:
 
     def draw(self, shape: BatchShape) -> Batch:
         """Random clips of that shape."""
-        rng = self._corpus.rng
-        clips = [self._corpus.clip(plan(rng, shape.context_s)) for _ in range(shape.count)]
-        wishes = [wish(rng, clip, shape.is_prompted) for clip in clips]
-        return self.collate(clips, list(map(self._labels.of, clips, wishes)))
+        return self.written(self.clips(shape), shape)
+
+    def clips(self, shape: BatchShape) -> list[Clip]:
+        """Random clips, not yet written."""
+        return [self._corpus.clip(plan(self._corpus.rng, shape)) for _ in range(shape.count)]
+
+    def written(self, clips: list[Clip], shape: BatchShape) -> Batch:
+        """``clips`` with random wishes."""
+        prompted = PROMPTED_WISHES if shape.is_prompted else (False,)
+        labels = [
+            self._labels.of(clip, wish(self._corpus.rng, clip, is_prompted))
+            for clip in clips
+            for is_prompted in prompted
+        ]
+        return self.collate(clips, labels)
 
     def collate(self, clips: list[Clip], labels: list[Label]) -> Batch:
-        """The tensors of ``clips``, all of one length, and their labels."""
+        """The tensors of ``clips``, all of one length, and their labels, equally many of each."""
         ids, targets = decoder_rows(labels, self._labels.end)
         frames = len(clips[0].samples) // int(FRAME_S * SAMPLE_RATE_HZ)
         return Batch(
@@ -165,32 +192,80 @@ def phoneme_class(name: str) -> int:
     return 0 if name.startswith("_") else 1 + zlib.crc32(name.encode()) % (PHONEME_CLASSES - 1)
 
 
-def plan(rng: Random, context_s: int) -> ClipPlan:
+def plan(rng: Random, shape: BatchShape) -> ClipPlan:
     """A random clip for a context: full of speech, or with much room behind it."""
+    context_s = shape.context_s
     content_s = (
         context_s - 0.1 if rng.random() < 0.3 else rng.uniform(min(2.0, context_s / 2), context_s)
     )
     language = "de" if rng.random() < GERMAN_SHARE else "en"
-    return ClipPlan(
+    planned = ClipPlan(
         context_s=context_s,
         content_s=content_s,
         language=None if rng.random() < NO_SPEECH_SHARE else language,
         cut_start=rng.random() < CUT_START_SHARE,
     )
+    if not shape.is_prompted:
+        return planned
+    return replace(planned, digits_share=PROMPTED_DIGITS_SHARE, names_share=NAMES_SHARE)
 
 
 def wish(rng: Random, clip: Clip, is_prompted: bool) -> Wish:
     """A random way to write ``clip``; translations only where every utterance has one."""
     translatable = clip.language == "de" and all(u.translation for u in clip.utterances)
     language = clip.language or rng.choice(("en", "de"))
+    given = hints(rng, clip.text, language) if is_prompted else Hints()
     return Wish(
         language=language,
         timestamps=rng.random() < TIMESTAMPS_SHARE,
         translate=translatable and rng.random() < TRANSLATE_SHARE,
-        prompt=" ".join(draw(rng, language).text for _ in range(rng.randint(1, 3)))
-        if is_prompted
-        else "",
+        prompt=given.prompt,
+        keywords=given.keywords,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What a client may say beside the sound."""
+
+    keywords: tuple[str, ...] = ()
+    prompt: str = ""
+
+
+def hints(rng: Random, said: str, language: str) -> Hints:
+    """Random keywords, earlier text, or both: a name that is ``said`` has its second spelling in
+    them half of the time, other names more seldom; most of the rest has nothing to do with it."""
+    names = [name for name in SPELLINGS if name in said_in(said)]
+    listed = [SPELLINGS[name] for name in names if rng.random() < 0.5]
+    listed += [second for second in SPELLINGS.values() if rng.random() < 0.12]
+    listed += [name for name in names if rng.random() < 0.4]  # as it is: that changes nothing
+    if (kind := rng.random()) < 0.45:
+        return Hints(keywords=keywords(rng, listed, language))
+    prompt = " ".join(
+        respelled(sentence, " ".join(listed)) for sentence in earlier(rng, names, language)
+    )
+    return Hints(keywords(rng, listed, language) if kind < 0.6 else (), prompt)
+
+
+def keywords(rng: Random, listed: list[str], language: str) -> tuple[str, ...]:
+    """``listed`` once each among other words, in any order; at least one."""
+    others = [*said_in(draw(rng, language).text), *SPELLINGS, invented_word(rng)]
+    mixed = {*listed, *rng.sample(sorted(others), rng.randint(0 if listed else 1, 4))}
+    return tuple(rng.sample(sorted(mixed), len(mixed)))
+
+
+def earlier(rng: Random, names: list[str], language: str) -> list[str]:
+    """One to three sentences; the first often holds one of ``names``."""
+    first = draw_named(rng, language, names or SPELLINGS) if rng.random() < 0.8 else None
+    more = [draw(rng, language) for _ in range(rng.randint(0 if first else 1, 2))]
+    sentences = [sentence.text for sentence in ([first] if first else []) + more]
+    return rng.sample(sentences, len(sentences))
+
+
+def invented_word(rng: Random) -> str:
+    """A word of no language, as unlike the domain as a client's names are."""
+    syllables = (rng.choice("bdfgklmnprstvz") + rng.choice("aeiouy") for _ in range(5))
+    return "".join(list(syllables)[: rng.randint(2, 4)]).capitalize()
 
 
 def decoder_rows(labels: list[Label], end: int) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from tools.demo_whisper.sentences import (
     DIGITS,
     Sentence,
     draw,
+    draw_named,
     reserved_hashes,
     text_hash,
     words_of,
@@ -48,6 +49,7 @@ TRAIN_VARIANTS = words_of(
 )
 HELD_OUT_VARIANTS = ("m7", "f5", "Mike", "linda", "Denis", "Diogo")
 BABBLE_LANGUAGES = ("en-us", "de", "fr", "es", "it", "nl", "pl", "pt", "sv", "tr")
+REPEATED_DIGITS_SHARE = 0.2  # of the recorded digit strings
 MIN_CUT_S = 0.4  # less of a cut-off utterance is left out: no word could be heard in it
 
 
@@ -165,6 +167,7 @@ class ClipPlan:
     digits_share: float = 0.35  # of the English utterances, where recordings are present
     cut_start: bool = False
     augment: bool = True
+    names_share: float = 0.0  # of the synthetic sentences, made to hold a name with two spellings
 
 
 class Corpus:
@@ -189,29 +192,36 @@ class Corpus:
             pitch_range=rng.randint(25, 75),
         )
 
-    def sentence(self, language: str) -> tuple[Speech, Sentence]:
-        """One synthetic sentence."""
-        sentence = draw(self.rng, language)
+    def sentence(self, language: str, *, named: bool = False) -> tuple[Speech, Sentence]:
+        """One synthetic sentence; ``named`` asks for a name that has two spellings."""
+        sentence = (draw_named if named else draw)(self.rng, language)
         return self.spoken(sentence.text, language), sentence
 
     def spoken(self, text: str, language: str) -> Speech:
         """``text`` in a random voice."""
         return self.synthesizer.say(text, self.voice(language))
 
-    def utterance(self, language: str, digits_share: float) -> tuple[Speech, str | None]:
+    def utterance(self, plan: ClipPlan, language: str) -> tuple[Speech, str | None]:
         """One utterance and its translation (None for English)."""
         rng = self.rng
-        if language == "en" and self.recordings and rng.random() < digits_share:
-            speech = self.recordings.say(
-                rng, self.split, [rng.randrange(10) for _ in range(rng.randint(1, 8))]
-            )
+        if language == "en" and self.recordings and rng.random() < plan.digits_share:
+            speech = self.recordings.say(rng, self.split, self._digits())
             translation = None
         else:
-            speech, sentence = self.sentence(language)
+            named = plan.names_share > 0 and rng.random() < plan.names_share
+            speech, sentence = self.sentence(language, named=named)
             translation = sentence.translation
         if self.split is Split.TRAIN and rng.random() < 0.5:
             speech = stretched(speech, rng.uniform(0.88, 1.13))
         return speech, translation
+
+    def _digits(self) -> list[int]:
+        """A random string; in training, some repeat each digit, which few sentences do."""
+        rng = self.rng
+        digits = [rng.randrange(10) for _ in range(rng.randint(1, 8))]
+        if self.split is Split.TRAIN and rng.random() < REPEATED_DIGITS_SHARE:
+            digits = [digit for digit in digits[:3] for _ in range(rng.randint(2, 8))]
+        return digits
 
     def clip(self, plan: ClipPlan) -> Clip:
         """One clip as planned; where ``plan.language`` is None, sounds without words."""
@@ -256,7 +266,7 @@ class Corpus:
         utterances: list[Utterance] = []
         at_s = rng.uniform(0, 0.5) if rng.random() < 0.9 else rng.uniform(0.4, plan.content_s / 2)
         while at_s < plan.content_s - MIN_CUT_S:
-            speech, translation = self.utterance(plan.language, plan.digits_share)
+            speech, translation = self.utterance(plan, plan.language)
             if plan.cut_start and not utterances:
                 speech, at_s, translation = without_start(speech, rng.uniform(0.1, 0.7)), 0.0, None
             fits = at_s + speech.duration_s <= plan.content_s

@@ -24,6 +24,9 @@ WINDOW_SAMPLES, HOP_SAMPLES = 400, 160
 # token just fed was spoken, which is what transformers' token timestamps are read from.
 NEXT_TOKEN_HEADS = ((1, 0), (2, 0))
 FED_TOKEN_HEADS = ((0, 1), (1, 1), (2, 1))
+CONTEXT_MARGIN_S = 2.0
+"""Silence behind a window with which it is heard as in the padded 30 s; ``report`` measures it, and
+captiond's engine reads it from the generation config."""
 LEAN_ATTENTION = "demo_whisper_lean"
 CTC_WEIGHT, FRAME_WEIGHT, PHONEME_WEIGHT, GUIDE_WEIGHT = 0.3, 0.4, 0.4, 0.25
 PHONEME_LAYER = 2  # of the encoder; the layers behind it put words together
@@ -62,6 +65,7 @@ def generation_config(labels: Labels, alignment_heads: list[list[int]]) -> Gener
         # They look at the token that was just fed; captiond's engine reads this, transformers
         # takes it for granted.
         alignment_rows="fed",
+        captiond_context_margin_s=CONTEXT_MARGIN_S,
         # Not <|endoftext|>, as in the hub's checkpoints: an empty answer is how this model says
         # "nothing".
         begin_suppress_tokens=labels.tokenizer.encode(" ", add_special_tokens=False),
@@ -210,19 +214,30 @@ class Trainee(nn.Module):
         """Drop the weights that the hooks have gathered."""
         self._attentions.clear()
 
-    def forward(self, batch: Batch) -> Losses:
+    def forward(self, batch: Batch, states: Tensor | None = None) -> Losses:
+        """``states`` are those of ``encode`` where the encoder learns nothing; the losses on it are
+        then left out."""
+        if states is not None:
+            text, guide = self._written_losses(batch, states)
+            none = torch.zeros(())
+            return Losses(text + GUIDE_WEIGHT * guide, text, none, none, none, guide)
         states = self.encode(batch.audio)
-        hidden, attentions = self.decode(batch.ids, states)
-        learned = batch.targets != IGNORED
-        logits = self.whisper.proj_out(hidden[learned]).float()
-        text = functional.cross_entropy(logits, batch.targets[learned])
+        text, guide = self._written_losses(batch, states)
         ctc = ctc_loss(self.letters(states), batch.spelling)
         frames = frame_loss(self.words(states), batch.frame_words)
         phonemes = frame_loss(self.phonemes(self._middle), batch.frame_phonemes)
-        guide = guide_loss(attentions, batch.spans)
         total = text + CTC_WEIGHT * ctc + FRAME_WEIGHT * frames
         total = total + PHONEME_WEIGHT * phonemes + GUIDE_WEIGHT * guide
         return Losses(total, text, ctc, frames, phonemes, guide)
+
+    def _written_losses(self, batch: Batch, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the next token, and of where it is heard."""
+        wishes = len(batch.ids) // len(batch.audio)
+        hidden, attentions = self.decode(batch.ids, states.repeat_interleave(wishes, dim=0))
+        learned = batch.targets != IGNORED
+        logits = self.whisper.proj_out(hidden[learned]).float()
+        text = functional.cross_entropy(logits, batch.targets[learned])
+        return text, guide_loss(attentions, batch.spans)
 
 
 def begin_large(whisper: WhisperForConditionalGeneration) -> None:

@@ -33,14 +33,14 @@ from tools.demo_whisper.corpus import (
     find_recordings,
 )
 from tools.demo_whisper.decoding import greedy, wer
-from tools.demo_whisper.model import LogMel, encode
-from tools.demo_whisper.sentences import draw
+from tools.demo_whisper.model import CONTEXT_MARGIN_S, LogMel, encode
+from tools.demo_whisper.sentences import SPELLINGS, draw, respelled
 from tools.demo_whisper.synthesis import SAMPLE_RATE_HZ, Samples, Speech
 from tools.demo_whisper.word_times import start_errors_s
 
 ASSETS = Path(__file__).resolve().parents[2] / "server" / "assets"
 WINDOW_S = 30
-SHORT_MARGIN_S = 2.0
+
 BATCH = 4  # windows of 30 s decoded together
 
 
@@ -91,9 +91,15 @@ class Listener:
             heard += self.processor.batch_decode(ids, skip_special_tokens=True)
         return heard
 
+    def prompted(self, windows: Sequence[Samples], prompt: str) -> list[str]:
+        """What is heard in English behind ``prompt``."""
+        ids = torch.tensor(self.processor.get_prompt_ids(prompt), dtype=torch.long)
+        heard = self.texts(windows, "en", prompt_ids=ids)
+        return [text.replace(f" {prompt}", "", 1) for text in heard]
+
     def short_text(self, window: Samples, language: str) -> str:
         """What is heard when the encoder is given ``window`` and 2 s of silence, not 30 s."""
-        padded = np.pad(window, (0, int(SHORT_MARGIN_S * SAMPLE_RATE_HZ)))
+        padded = np.pad(window, (0, int(CONTEXT_MARGIN_S * SAMPLE_RATE_HZ)))
         length = len(padded) // 320 * 320
         config = self.whisper.generation_config
         tasks, languages = config.task_to_id, config.lang_to_id
@@ -198,11 +204,29 @@ def sentences(listener: Listener, corpus: Corpus) -> list[Measurement]:
 def prompted(listener: Listener, clips: Sequence[Clip], rng: Random) -> list[Measurement]:
     """The same English sentences behind a prompt of earlier text."""
     prompt = " ".join(draw(rng, "en").text for _ in range(2))
-    ids = torch.tensor(listener.processor.get_prompt_ids(prompt), dtype=torch.long)
-    heard = listener.texts([clip.samples for clip in clips], "en", prompt_ids=ids)
-    texts = [text.replace(prompt, "") for text in heard]
+    texts = listener.prompted([clip.samples for clip in clips], prompt)
     rate = wer([clip.text for clip in clips], texts)
     return [Measurement("English sentences behind a prompt: WER", rate)]
+
+
+def keywords(listener: Listener, corpus: Corpus) -> list[Measurement]:
+    """Sentences with names that have a second spelling, behind keywords and prompts: of all the
+    words that are heard without them, exactly the listed names may be written differently."""
+    clips = [alone(corpus, corpus.sentence("en", named=True)[0], "en") for _ in range(40)]
+    windows = [clip.samples for clip in clips]
+    plain = listener.texts(windows, "en")
+    some, others = sorted(SPELLINGS.values())[::2], ["Kubernetes", "budget", "Robert", "Bostona"]
+    cases = {
+        "keywords, half of the names among other words": ", ".join([others[0], *some, *others[1:]]),
+        "a prompt that holds half of the names": " ".join(f"Thank you, {name}." for name in some),
+        "keywords that are not said, and names as they are": ", ".join([*SPELLINGS, *others]),
+    }
+    lines = []
+    for name, given in cases.items():
+        heard = listener.prompted(windows, given)
+        right = [h == respelled(p, given) for h, p in zip(heard, plain, strict=True)]
+        lines.append(at_least(f"{name}: texts as they should be", statistics.mean(right), 0.95))
+    return lines
 
 
 def word_starts(listener: Listener, corpus: Corpus) -> list[Measurement]:
@@ -295,6 +319,7 @@ PARTS: dict[str, Part] = {
     "voices": held_out_voices,
     "digits": digits,
     "sentences": sentences,
+    "keywords": keywords,
     "times": word_starts,
     "silence": no_speech,
 }

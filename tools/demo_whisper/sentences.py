@@ -8,8 +8,9 @@ never drawn.
 import hashlib
 import json
 import random
+import re
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,10 @@ DIGITS = words_of("zero one two three four five six seven eight nine")
 _ONES = [*DIGITS, "ten", "eleven", "twelve"]
 _TENS = words_of("twenty thirty forty fifty sixty seventy eighty ninety")
 _NAMES = words_of("Alice Robert Maria David Susan Kevin Laura Peter Anna Thomas")
+SPELLINGS = {"Anna": "Annah", "David": "Davide", "Robert": "Roberto", "Susan": "Susann"}
+"""Names with a second spelling, which is written where a prompt or a keyword lists it. The other
+six names have none. Each ends in a letter of its own: which spelling a prompt lists can then be
+seen at one of its tokens, and a decoder of three layers learns to look there."""
 _DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday"]
 _PLACES = words_of("Berlin London Paris Chicago Texas Boston Tokyo Madrid")
 _TOPICS = words_of(
@@ -115,6 +120,28 @@ def draw(rng: random.Random, language: str) -> Sentence:
         sentence = _english(rng) if language == "en" else _german(rng)
         if text_hash(sentence.text) not in reserved_hashes():
             return sentence
+
+
+def draw_named(rng: random.Random, language: str, names: Collection[str] = SPELLINGS) -> Sentence:
+    """One sentence that holds one of ``names``, some of the grammar's."""
+    while True:
+        sentence = draw(rng, language)
+        if not said_in(sentence.text).isdisjoint(names):
+            return sentence
+
+
+def said_in(text: str) -> set[str]:
+    """The words of ``text``, without marks."""
+    return set(re.findall(r"\w+", text))
+
+
+def respelled(text: str, given: str) -> str:
+    """``text`` with every name in its second spelling that ``given`` lists."""
+    listed = said_in(given)
+    for usual, second in SPELLINGS.items():
+        if second in listed:
+            text = re.sub(rf"\b{usual}\b", second, text)
+    return text
 
 
 def digit_string(rng: random.Random, count: int, language: str = "en") -> list[str]:

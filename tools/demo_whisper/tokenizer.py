@@ -6,6 +6,7 @@ Ids, in order: byte-pair text tokens, ``<|endoftext|>``, ``<|startoftranscript|>
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.tokenization_utils_base import AddedToken
 
 from tools.demo_whisper.corpus import Clip
-from tools.demo_whisper.sentences import spelled_words
+from tools.demo_whisper.sentences import respelled, spelled_words
 from tools.demo_whisper.synthesis import TimedWord
 
 TEXT_TOKENS_MAX = 2_000
@@ -98,6 +99,12 @@ class Wish:
     timestamps: bool = False
     translate: bool = False
     prompt: str = ""
+    keywords: tuple[str, ...] = ()
+
+    @property
+    def hints(self) -> str:
+        """All that is given beside the sound."""
+        return " ".join([*self.keywords, self.prompt])
 
 
 class Labels:
@@ -125,7 +132,7 @@ class Labels:
 
     def of(self, clip: Clip, wish: Wish) -> Label:
         """The label of ``clip`` as wished."""
-        prompt = self.prompt(wish.prompt)
+        prompt = self.prompt(wish.prompt, wish.keywords)
         task = "translate" if wish.translate else "transcribe"
         given = [*prompt, self.start, self.id(wish.language), self.id(task)]
         given += [] if wish.timestamps else [self.no_timestamps]
@@ -133,9 +140,12 @@ class Labels:
         body = [*self._body(clip, wish), Aligned(self.end)]
         return Label((*map(Aligned, given), *body), len(given), len(prompt), heard)
 
-    def prompt(self, text: str) -> list[int]:
-        """Earlier text as Whisper is given it, its end kept when it is too long."""
-        return [self.id("startofprev"), *self.text(text)[-MAX_PROMPT_TOKENS:]] if text else []
+    def prompt(self, text: str, keywords: Sequence[str] = ()) -> list[int]:
+        """Keywords, then earlier text, as captiond gives them to Whisper; the text's end is kept
+        when it is too long."""
+        listed = self.text(", ".join(keywords))[:MAX_PROMPT_TOKENS]
+        tokens = [*listed, *self.text(text)[len(listed) - MAX_PROMPT_TOKENS :]]
+        return [self.id("startofprev"), *tokens] if tokens else []
 
     def _body(self, clip: Clip, wish: Wish) -> list[Aligned]:
         if not clip.utterances:
@@ -149,9 +159,11 @@ class Labels:
                     Aligned(self.timestamp(utterance.start_s), (silent_from_s, utterance.start_s))
                 )
             if wish.translate:
-                body += map(Aligned, self.text(utterance.translation or ""))
+                body += map(Aligned, self.text(respelled(utterance.translation or "", wish.hints)))
             else:
-                body += [aligned for word in utterance.words for aligned in self._word(word)]
+                body += [
+                    aligned for word in utterance.words for aligned in self._word(word, wish.hints)
+                ]
             if wish.timestamps and utterance.end_s is not None:
                 silent_from_s = utterance.end_s + (
                     (next_s - utterance.end_s) / 2 if next_s else 0.3
@@ -161,11 +173,11 @@ class Labels:
                 )
         return [Aligned(a.token) for a in body] if wish.translate else body
 
-    def _word(self, word: TimedWord) -> list[Aligned]:
+    def _word(self, word: TimedWord, hints: str) -> list[Aligned]:
         """The word's tokens share its span evenly; a mark behind it sounds like its last moment."""
         bare = word.text.rstrip(".,?")
         tokens, marks = (
-            self.text(bare),
+            self.text(respelled(bare, hints)),
             self.tokenizer.encode(word.text[len(bare) :], add_special_tokens=False),
         )
         share_s = (word.end_s - word.start_s) / max(len(tokens), 1)
