@@ -6,10 +6,13 @@ Small and of a closed domain (its model card says which): for the demo and for t
 import importlib.resources
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.engines.errors import EngineUnavailable
 from server.engines.registry import EngineSpec
-from server.engines.whisper import WhisperRecognizer
+
+if TYPE_CHECKING:
+    from server.engines.whisper import WhisperRecognizer
 
 
 def demo_checkpoint() -> Path | None:
@@ -18,7 +21,7 @@ def demo_checkpoint() -> Path | None:
     return folder if (folder / "model.safetensors").is_file() else None
 
 
-def from_spec(spec: EngineSpec) -> WhisperRecognizer:
+def from_spec(spec: EngineSpec) -> "WhisperRecognizer":
     """Raises: EngineUnavailable."""
     if spec.model is not None:
         raise EngineUnavailable(
@@ -31,4 +34,7 @@ def from_spec(spec: EngineSpec) -> WhisperRecognizer:
             "this build of captiond has no demo checkpoint; choose --asr pocketsphinx, or "
             "--asr whisper with --asr-model"
         )
+    # The front process asks for the folder alone, and must not load torch for it.
+    from server.engines.whisper import WhisperRecognizer
+
     return WhisperRecognizer.from_spec(replace(spec, model=str(folder)))

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from server.engines.errors import EngineUnavailable
-from server.engines.registry import EngineSpec, check_options
+from server.engines.hub import hub_errors, unreachable
+from server.engines.registry import EngineSpec
 from server.engines.selection import hub_cache, is_cached, is_hub_reachable
+from server.engines.whisper_options import WhisperOptions
 
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _ARCHITECTURE = "WhisperForConditionalGeneration"
 _GIVE_ANOTHER = "give --asr-model another folder or hub id"
-_DTYPES = ("float32", "bfloat16", "float16")
-_OPTIONS = {"allow_pickle", "device", "dtype"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,31 +29,29 @@ class Checkpoint:
     model: Any
     features: Any
     tokenizer: Any
+    folder: Path | None = None
+    """Where its files are."""
 
 
 def load_checkpoint(spec: EngineSpec) -> Checkpoint:
     """Raises: EngineUnavailable.
 
-    Options: ``device`` (``cpu``, ``cuda``; by default what there is), ``dtype`` (by default
-    float32 on a CPU, float16 elsewhere), ``allow_pickle``.
+    On a processor the weights stay float32 whatever ``dtype`` says: the engine computes in it, and
+    compares the likeliest tokens in full.
     """
-    check_options(spec, _OPTIONS)
+    options = WhisperOptions.of(spec)
     if spec.model is None:
         raise EngineUnavailable(
             "whisper needs a checkpoint: give --asr-model a folder, or a hub id such as "
             "openai/whisper-base"
         )
-    allow_pickle = bool(spec.options.get("allow_pickle", False))
     if is_folder_name(spec.model):
         folder = Path(spec.model).expanduser()
-        check_folder(folder, allow_pickle=allow_pickle)
+        check_folder(folder, allow_pickle=options.allow_pickle)
         return _open(str(folder), folder.resolve().name, spec, is_offline=True)
     is_offline = not is_hub_reachable()
     if is_offline and not is_cached(hub_cache() / f"models--{spec.model.replace('/', '--')}"):
-        raise EngineUnavailable(
-            f"{spec.model} is not in the cache and the model hub cannot be reached; connect, or "
-            "give --asr-model a folder that holds the checkpoint"
-        )
+        raise unreachable(spec.model, "--asr-model")
     return _open(spec.model, spec.model, spec, is_offline=is_offline)
 
 
@@ -107,7 +105,8 @@ def _open(source: str, name: str, spec: EngineSpec, *, is_offline: bool) -> Chec
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        return _from_pretrained(source, name, spec, is_offline=is_offline)
+        with hub_errors(name, "--asr-model"):
+            return _from_pretrained(source, name, spec, is_offline=is_offline)
     except safetensors.SafetensorError as error:
         raise EngineUnavailable(
             f"the weights of {name} are corrupt ({_first_line(error)}); copy the checkpoint again"
@@ -127,18 +126,17 @@ def _from_pretrained(source: str, name: str, spec: EngineSpec, *, is_offline: bo
         WhisperTokenizerFast,
     )
 
-    device = str(spec.options.get("device", "cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = str(spec.options.get("dtype", "float32" if device == "cpu" else "float16"))
-    if dtype not in _DTYPES:
-        raise EngineUnavailable(f"dtype {dtype} is not one of: {', '.join(_DTYPES)}")
+    options = WhisperOptions.of(spec)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = "float16" if options.dtype == "auto" else options.dtype
     # A checkpoint of the hub has not been looked at yet, and would be forced into our shape.
     kind = AutoConfig.from_pretrained(source, local_files_only=is_offline).model_type
     if kind != "whisper":
         raise EngineUnavailable(f"{name} is a {kind} model, not a Whisper; {_GIVE_ANOTHER}")
-    use_safetensors = None if spec.options.get("allow_pickle") else True
+    use_safetensors = None if options.allow_pickle else True
     model, report = WhisperForConditionalGeneration.from_pretrained(
         source,
-        dtype=getattr(torch, dtype),
+        dtype=torch.float32 if device == "cpu" else getattr(torch, dtype),
         use_safetensors=use_safetensors,
         local_files_only=is_offline,
         output_loading_info=True,
@@ -153,7 +151,16 @@ def _from_pretrained(source: str, name: str, spec: EngineSpec, *, is_offline: bo
         model.to(device).eval(),
         WhisperFeatureExtractor.from_pretrained(source, local_files_only=is_offline),
         WhisperTokenizerFast.from_pretrained(source, local_files_only=is_offline),
+        _files_of(source),
     )
+
+
+def _files_of(source: str) -> Path | None:
+    """The folder that was loaded, which for a hub id is a snapshot in the cache."""
+    from transformers.utils import cached_file
+
+    found = cached_file(source, "config.json", local_files_only=True)
+    return None if found is None else Path(found).parent
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,5 @@
-"""From Whisper's tokens and attention to words with times. Pure: numpy only, no torch.
+"""From Whisper's tokens and their times to words. Pure: numpy only, no torch.
 
-Times come from dynamic time warping of the decoder's cross-attention, as in openai/whisper
-(``whisper/timing.py``); the path is found along anti-diagonals, so that numpy does the work.
 Invariants: words are in time order, inside the window, never empty, free of U+FFFD, and their
 times are finite whatever the attention holds.
 """
@@ -19,7 +17,6 @@ POSITION_SAMPLES = 320
 """20 ms: one encoder position."""
 UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 """Written without spaces between words, so that each character group is a word of its own."""
-MEDIAN_FILTER_POSITIONS = 7
 LONG_WORD_FACTOR = 2
 MEDIAN_WORD_SAMPLES_MAX = 7 * SAMPLE_RATE_HZ // 10
 _REPLACEMENT = "\ufffd"
@@ -72,76 +69,21 @@ def _starts_word(before: str, text: str, language: str | None) -> bool:
     return text.startswith(" ") or (language or "") in UNSPACED_LANGUAGES
 
 
-def token_starts(attention: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The position at which each row's token starts.
-
-    ``attention``: shape (heads, tokens, positions), softmaxed over the positions of the window.
-    Returns shape (tokens,), never decreasing. Source: whisper/timing.py, ``find_alignment``.
-    """
-    weights = np.nan_to_num(attention, nan=0.0, posinf=0.0, neginf=0.0)
-    deviation = weights.std(axis=1, keepdims=True)
-    weights = (weights - weights.mean(axis=1, keepdims=True)) / np.maximum(deviation, 1e-9)
-    return warp(-_median_filter(weights).mean(axis=0))
-
-
-def _median_filter(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    reach = MEDIAN_FILTER_POSITIONS // 2
-    if weights.shape[-1] <= reach:
-        return weights
-    padded = np.pad(weights, ((0, 0), (0, 0), (reach, reach)), mode="reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, MEDIAN_FILTER_POSITIONS, axis=-1)
-    median: NDArray[np.float32] = np.median(windows, axis=-1)
-    return median
-
-
-def warp(cost: NDArray[np.float32]) -> NDArray[np.int64]:
-    """First column of each row on the cheapest monotonic path; shape (rows,)."""
-    rows, columns = cost.shape
-    steps = _cheapest_steps(cost)
-    starts = np.zeros(rows, np.int64)
-    row, column = rows - 1, columns - 1
-    while row > 0 or column > 0:
-        starts[row] = column
-        step = steps[row, column]
-        row, column = row - (step != _LEFT), column - (step != _UP)
-    starts[row] = 0
-    return starts
-
-
-_DIAGONAL, _UP, _LEFT = 0, 1, 2
-
-
-def _cheapest_steps(cost: NDArray[np.float32]) -> NDArray[np.int8]:
-    """By which step the cheapest path reaches each cell; one anti-diagonal at a time."""
-    rows, columns = cost.shape
-    total = np.full((rows + 1, columns + 1), np.inf, np.float64)
-    total[0, 0] = 0.0
-    steps = np.zeros((rows, columns), np.int8)
-    for diagonal in range(rows + columns - 1):
-        row = np.arange(max(0, diagonal - columns + 1), min(rows, diagonal + 1))
-        column = diagonal - row
-        options = np.stack([total[row, column], total[row, column + 1], total[row + 1, column]])
-        steps[row, column] = best = options.argmin(axis=0)
-        total[row + 1, column + 1] = cost[row, column] + options[best, np.arange(len(row))]
-    # Along the first row and column there is one way only.
-    steps[0, :], steps[1:, 0] = _LEFT, _UP
-    return steps
-
-
 def place_words(
     pieces: Sequence[Piece],
-    starts: NDArray[np.int64],
+    bounds: NDArray[np.int64],
     log_probabilities: NDArray[np.float32],
     window_samples: int,
     language: str | None,
 ) -> tuple[Word, ...]:
     """Words with times and confidence.
 
-    ``starts``: positions, shape (tokens + 1,), the last one that of the end;
+    ``bounds``: positions at which each token starts and ends, shape (tokens, 2);
     ``log_probabilities``: shape (tokens,).
     """
     ends_at = np.cumsum([0, *(piece.tokens for piece in pieces)])
-    spans = _bounded(starts[ends_at] * POSITION_SAMPLES, pieces, window_samples)
+    starts, ends = bounds[ends_at[:-1], 0], bounds[ends_at[1:] - 1, 1]
+    spans = _bounded(starts * POSITION_SAMPLES, ends * POSITION_SAMPLES, pieces, window_samples)
     words: list[Word] = []
     for index, (piece, span) in enumerate(zip(pieces, spans, strict=True)):
         text = piece.text.replace(_REPLACEMENT, "").strip()
@@ -164,20 +106,23 @@ def confidence(log_probabilities: NDArray[np.float32]) -> float:
     return round(min(1.0, float(np.exp(log_probabilities.mean()))), 4)
 
 
-def _bounded(bounds: NDArray[np.int64], pieces: Sequence[Piece], samples: int) -> list[Span]:
-    """Spans between consecutive bounds, inside the window, long words cut at sentence ends.
+def _bounded(
+    starts: NDArray[np.int64], ends: NDArray[np.int64], pieces: Sequence[Piece], samples: int
+) -> list[Span]:
+    """Spans inside the window and in order, long words cut at sentence ends.
 
     Attention puts the silence between two sentences into the word next to it
     (whisper/timing.py, ``add_word_timestamps``, which cuts them the same way).
     """
-    bounds = np.clip(np.maximum.accumulate(bounds), 0, samples)
-    lengths = np.diff(bounds)
+    starts = np.clip(np.maximum.accumulate(starts), 0, samples)
+    ends = np.clip(np.maximum(ends, starts), 0, samples)
+    lengths = ends - starts
     spoken = lengths[lengths > 0]
     median = min(MEDIAN_WORD_SAMPLES_MAX, int(np.median(spoken))) if len(spoken) else 0
     longest = max(POSITION_SAMPLES, LONG_WORD_FACTOR * median)
     spans: list[Span] = []
     for index in range(len(pieces)):
-        start, end = int(bounds[index]), int(bounds[index + 1])
+        start, end = int(starts[index]), int(ends[index])
         if end - start > longest and (index == 0 or _ends_sentence(pieces[index - 1])):
             start = end - longest
         elif end - start > longest and _ends_sentence(pieces[index]):

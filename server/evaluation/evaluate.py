@@ -9,13 +9,14 @@ from pathlib import Path
 
 from clients.pacing import Pace
 from server.child import running_server
-from server.config import ConfigError, Settings, load_settings
+from server.config import Settings
 from server.evaluation.heard import Heard
 from server.evaluation.manifest import BadLine, EvaluationError, Recording
 from server.evaluation.offline import OfflineEngines
 from server.evaluation.run import Progress, Target, stream_recording
 from server.evaluation.score import Scores, score
 from server.evaluation.truth import Truth, read_truth
+from server.settings_sources import settings_of_command_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,7 @@ class Plan:
     @property
     def settings(self) -> Settings:
         """What that server's settings would be. Raises: ConfigError."""
-        words = [word for option in self.server_options for word in option.split("=", 1)]
-        if len(words) % 2 or not all(flag.startswith("--") for flag in words[::2]):
-            raise ConfigError("offline, write every option after -- as --name value")
-        pairs = zip(words[::2], words[1::2], strict=True)
-        return load_settings(None, {flag[2:].replace("-", "_"): value for flag, value in pairs})
+        return settings_of_command_line(self.server_options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import time
 from collections.abc import AsyncIterator
 
 from clients.audio_source import AudioSourceError, FileSource
-from server.app import engine_specs
 from server.config import Settings
 from server.dispatch import call_seconds_max
+from server.engine_specs import engine_specs
 from server.evaluation.heard import Heard
 from server.evaluation.manifest import EvaluationError, Recording
 from server.evaluation.run import Progress

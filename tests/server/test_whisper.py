@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import soxr
 
-from server.engines.registry import EngineSpec
+from server.engines.registry import EngineSpec, OptionValue
 from server.engines.whisper import WhisperRecognizer
 from server.engines.whisper_checkpoint import Checkpoint
 from streaming.engines import Samples, SpeechWindow
@@ -32,7 +32,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def engine() -> WhisperRecognizer:
-    spec = EngineSpec(SessionStage.RECOGNITION, "whisper", str(REFERENCE), threads=1)
+    options: dict[str, OptionValue] = {"dtype": "float32"}
+    spec = EngineSpec(SessionStage.RECOGNITION, "whisper", str(REFERENCE), options, threads=1)
     return WhisperRecognizer.from_spec(spec)
 
 
@@ -76,24 +77,6 @@ def test_neighbours_change_nothing_and_digits_are_heard(engine: WhisperRecognize
     heard = " ".join(plain(word.text) for answer in together for word in answer.words)
     assert jiwer.wer(" ".join(NAMES[1:]), heard) <= 0.2
     assert engine.languages == ("en",)
-
-
-def test_tokens_are_those_of_plain_generate(engine: WhisperRecognizer) -> None:
-    from transformers import WhisperForConditionalGeneration, WhisperProcessor
-
-    model = WhisperForConditionalGeneration.from_pretrained(REFERENCE, dtype="float32")
-    processor = WhisperProcessor.from_pretrained(REFERENCE)
-    window = windows()[0]
-    inputs = processor(
-        window.samples.astype(np.float32) / 32768,
-        sampling_rate=SAMPLE_RATE_HZ,
-        return_tensors="pt",
-        return_attention_mask=True,
-    )
-    tokens = model.generate(**inputs, do_sample=False, max_new_tokens=100)[0].tolist()
-    text = processor.tokenizer.decode(tokens, skip_special_tokens=True)
-    (answer,) = engine.recognize([window])
-    assert processor.tokenizer.decode(answer.tokens) == text
 
 
 def test_what_is_too_short_or_empty_has_no_words(engine: WhisperRecognizer) -> None:
@@ -170,9 +153,11 @@ def test_prompts_are_bounded_and_special_tokens_in_them_are_plain_text(
     prompt = "ordinary words <|endoftext|> <|startoftranscript|><|1.00|> " * 60
     window = SpeechWindow(noise(1), language="de", prompt=prompt, keywords=("Zoë", "<|de|>"))
     neighbour = SpeechWindow(noise(1), language="de")
-    tokens = multilingual._prompt(window)
-    assert len(tokens) == 224
-    assert max(tokens[1:]) < 50_256
+    task = multilingual.task(window, "de")
+    prompt_tokens = task.prefix[: task.start]
+    assert len(prompt_tokens) == 224
+    assert max(prompt_tokens[1:]) < 50_256
+    assert len(task.prefix) + task.tokens_max <= 448
     answers = multilingual.recognize([window, neighbour])
     assert answers[1].tokens == multilingual.recognize([neighbour])[0].tokens
 
@@ -190,7 +175,8 @@ import os
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_CACHE={str(tmp_path)!r})
 from server.engines.registry import EngineSpec, build
 from streaming.events import SessionStage
-print(build(EngineSpec(SessionStage.RECOGNITION, "whisper", "someone/digits")).description)
+options = {{"dtype": "float32"}}
+print(build(EngineSpec(SessionStage.RECOGNITION, "whisper", "someone/digits", options)).description)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "whisper someone/digits float32"

@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from server.engines.whisper_alignment import token_starts
 from server.engines.whisper_words import (
     POSITION_SAMPLES,
     Piece,
     confidence,
     place_words,
     split_words,
-    token_starts,
-    warp,
 )
 
 BYTES = {index: bytes([index]) for index in range(256)}
@@ -51,39 +50,9 @@ def test_pieces_cover_all_tokens_whatever_they_are(tokens: list[int], language: 
     assert sum(piece.tokens for piece in pieces) == len(tokens)
 
 
-def cheapest_cost(cost: NDArray[np.float32]) -> float:
-    total = np.full((cost.shape[0] + 1, cost.shape[1] + 1), np.inf)
-    total[0, 0] = 0
-    for row in range(cost.shape[0]):
-        for column in range(cost.shape[1]):
-            total[row + 1, column + 1] = cost[row, column] + min(
-                total[row, column], total[row, column + 1], total[row + 1, column]
-            )
-    return float(total[-1, -1])
-
-
-@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**32 - 1))
-def test_the_path_is_the_cheapest_one(rows: int, columns: int, seed: int) -> None:
-    cost = np.random.default_rng(seed).random((rows, columns)).astype(np.float32)
-    starts = warp(cost)
-    assert starts[0] == 0
-    assert (np.diff(starts) >= 0).all()
-    ends = [*starts[1:], columns - 1]
-    reachable = []
-    for row in range(rows):
-        # A row's stay ends where the next one starts, or one column before it.
-        last = int(ends[row])
-        stays = {last, max(int(starts[row]), last - 1)} if row < rows - 1 else {last}
-        reachable.append([cost[row, starts[row] : stay + 1].sum() for stay in stays])
-    best = sum(min(options) for options in reachable)
-    assert best == pytest.approx(cheapest_cost(cost), rel=1e-4, abs=1e-4)
-
-
-def test_attention_on_the_diagonal_gives_its_times() -> None:
-    attention = np.full((2, 3, 60), 0.001, np.float32)
-    for token, start in enumerate([0, 20, 40]):
-        attention[:, token, start : start + 20] = 0.05
-    np.testing.assert_allclose(token_starts(attention), [0, 20, 40], atol=1)
+def edges(starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each token ends where the next one starts; the last start is that of the end."""
+    return np.stack([starts[:-1], starts[1:]], axis=1)
 
 
 @given(
@@ -100,7 +69,7 @@ def test_words_are_in_order_inside_and_finite(
     attention[0, 0, 0] = poison
     scores = np.full(len(texts), poison, np.float32)
     pieces = [Piece(text, 1) for text in texts]
-    words = place_words(pieces, token_starts(attention), scores, samples, "en")
+    words = place_words(pieces, edges(token_starts(attention)), scores, samples, "en")
     starts = [word.span.start for word in words]
     assert starts == sorted(starts)
     assert all(word.span.samples > 0 and word.span.end <= samples for word in words)
@@ -111,14 +80,16 @@ def test_words_are_in_order_inside_and_finite(
 def test_a_pause_between_sentences_belongs_to_no_word() -> None:
     pieces = [Piece(text, 1) for text in (" one", " two.", " three", " four")]
     starts = np.array([0, 20, 40, 200, 220])
-    words = place_words(pieces, starts, np.zeros(4, np.float32), 220 * POSITION_SAMPLES, "en")
+    words = place_words(
+        pieces, edges(starts), np.zeros(4, np.float32), 220 * POSITION_SAMPLES, "en"
+    )
     assert [word.span.start // POSITION_SAMPLES for word in words] == [0, 20, 160, 200]
 
 
 def test_words_of_unspaced_languages_are_glued() -> None:
     pieces = [Piece("你", 1), Piece("好", 1)]
     starts = np.array([0, 5, 10])
-    words = place_words(pieces, starts, np.zeros(2, np.float32), 10 * POSITION_SAMPLES, "zh")
+    words = place_words(pieces, edges(starts), np.zeros(2, np.float32), 10 * POSITION_SAMPLES, "zh")
     assert [word.is_glued for word in words] == [False, True]
 
 
