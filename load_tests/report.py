@@ -27,7 +27,7 @@ FINAL_SECONDS_TARGET = 1.5
 """After the end of a word's utterance, for 95 of 100 words."""
 LATE_PACKET_SECONDS = 0.1
 """Load that is later than a packet is no longer the load that was asked for."""
-VERSIONS_OF = ("captiond", "aiohttp", "numpy", "uvloop", "websockets")
+VERSIONS_OF = ("captiond", "aiohttp", "numpy", "torch", "transformers", "uvloop", "websockets")
 
 Figures = dict[str, Any]
 
@@ -93,7 +93,7 @@ def make_report(
         "refused": _share(sum(figures["refusals"].values()), conditions.streams),
         "server_cpu_per_audio_second": cost and _share(cost.cpu_s, audio_s),
     }
-    return {**figures, "server_options": conditions.server_options, **_provenance()}
+    return {**figures, "server_options": conditions.server_options, **provenance()}
 
 
 def mistakes_of(heard: Heard) -> Mistakes:
@@ -139,7 +139,7 @@ def _share(part: float, whole: float) -> float | None:
     return round(part / whole, 4) if whole else None
 
 
-def _provenance() -> Figures:
+def provenance() -> Figures:
     return {
         "commit": _commit(),
         "machine": {

@@ -32,6 +32,7 @@ from server.worker_frames import (
     pack,
     unpack,
 )
+from streaming.engines import ProfiledRecognizer
 from streaming.events import SessionStage
 
 ORPHAN_POLL_MS = 1_000
@@ -84,8 +85,8 @@ def _serve(connection: socket.socket) -> None:
     spec: EngineSpec = _read(connection)
     engine = _load(connection, spec)
     while engine is not None:
-        question: Question = _read(connection)
-        _write(connection, _answer(engine, spec.stage, question))
+        # No question is named here: it would stay in memory until the next one comes.
+        _write(connection, _answer(engine, spec.stage, _read(connection)))
 
 
 def _load(connection: socket.socket, spec: EngineSpec) -> Engine | None:
@@ -110,6 +111,7 @@ def _ready(engine: Any, stage: SessionStage, load_ns: int) -> WorkerReady:
         profile=engine.profile if stage is SessionStage.DIARIZATION else None,
         load_seconds=load_ns / 1e9,
         languages=engine.languages if stage is SessionStage.RECOGNITION else None,
+        recognizer_profile=engine.profile if isinstance(engine, ProfiledRecognizer) else None,
     )
 
 
@@ -154,7 +156,7 @@ def _read(connection: socket.socket) -> Any:
     return unpack(_read_exactly(connection, body_bytes(header)))
 
 
-def _read_exactly(connection: socket.socket, length: int) -> bytes:
+def _read_exactly(connection: socket.socket, length: int) -> bytearray:
     body = bytearray(length)
     view = memoryview(body)
     while view:
@@ -165,7 +167,7 @@ def _read_exactly(connection: socket.socket, length: int) -> bytes:
         if not received:
             raise ParentGone
         view = view[received:]
-    return bytes(body)
+    return body
 
 
 def _write(connection: socket.socket, reply: Reply) -> None:
@@ -174,7 +176,7 @@ def _write(connection: socket.socket, reply: Reply) -> None:
     except FrameTooBig as error:
         frame = pack(Failure(_describe(error), is_memory=True))
     try:
-        connection.sendall(frame)
+        connection.sendall(b"".join(frame))
     except (BrokenPipeError, ConnectionResetError):
         raise ParentGone from None
 

@@ -15,6 +15,7 @@ import os
 import pickle
 import signal
 import socket
+import struct
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
@@ -66,6 +67,9 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+
+UNREADABLE = (pickle.UnpicklingError, struct.error, EOFError, AttributeError, TypeError, ValueError)
+"""What bytes that are no message of ours raise."""
 
 _log = structlog.get_logger(__name__)
 
@@ -289,13 +293,13 @@ class _Child:
         """Sends one message, reads one reply. Raises: FrameTooBig (nothing sent), _ChildLost."""
         frame = pack(message)
         try:
-            self._writer.write(frame)
+            self._writer.writelines(frame)
             await self._writer.drain()
             length = body_bytes(await self._reader.readexactly(HEADER.size))
             reply: Reply = unpack(await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError):
             raise _ChildLost(await self._how_it_ended()) from None
-        except (FrameTooBig, pickle.UnpicklingError, EOFError, AttributeError) as error:
+        except (FrameTooBig, *UNREADABLE) as error:
             raise _ChildLost(f"unreadable reply ({error})") from None
         return reply
 
@@ -355,6 +359,8 @@ def _environment(threads: int) -> dict[str, str]:
     environment.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     # Tokenizers would start threads of their own, and warn when the process forks.
     environment["TOKENIZERS_PARALLELISM"] = "false"
+    # torch's threads would wait by spinning, and take the cores that the other workers need.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     packages = str(Path(__file__).resolve().parent.parent)
     if packages not in sysconfig.get_paths().values():  # a source tree, not an installed wheel
         paths = [packages, *filter(None, [environment.get("PYTHONPATH")])]

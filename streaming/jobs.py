@@ -40,6 +40,15 @@ STAGE_OF_KIND = {
 }
 
 
+PATIENCE_NS = {
+    JobKind.DETECT: 100_000_000,
+    JobKind.RECOGNIZE: 1_000_000_000,
+    JobKind.OBSERVE: 2_000_000_000,
+    JobKind.CLUSTER: 3_000_000_000,
+}
+"""How long after its audio was there (or would be, at the pace of speech) an answer is in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """Questions of one lane to one engine method."""
@@ -59,3 +68,7 @@ class Job:
     @property
     def stage(self) -> SessionStage:
         return STAGE_OF_KIND[self.kind]
+
+    def is_ahead(self, now_ns: int) -> bool:
+        """Its audio came faster than speech: live, it would not be here yet."""
+        return self.deadline_ns - PATIENCE_NS[self.kind] > now_ns

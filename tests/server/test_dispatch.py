@@ -1,19 +1,28 @@
 """Jobs come back exactly once, whatever the engine does."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
-from server.dispatch import TRIES_MAX, Deliver, Dispatcher, Outcome
+from server.dispatch import (
+    TRIES_MAX,
+    Deliver,
+    Dispatcher,
+    Outcome,
+    StageDispatcher,
+    stage_limits,
+)
 from server.engines.registry import EngineSpec
 from server.telemetry import Metrics
-from server.workers import CallFailed, CallTimeout, WorkerDied
+from server.workers import CallFailed, CallTimeout, WorkerDied, WorkerUnready
 from streaming.batching import BatchLimits
-from streaming.engines import Hypothesis, SpeechWindow
+from streaming.engines import Hypothesis, RecognizerProfile, SpeechWindow
 from streaming.events import SessionStage
 from streaming.jobs import Job, JobKind
+from streaming.pacing import PartialPacer
 from streaming.scripted_audio import encode_word, word_text
 from tests.server_fakes import FakeWorker, until
 
@@ -50,12 +59,14 @@ class Desk:
     def __init__(self, limits: BatchLimits, deliver: Deliver | None = None) -> None:
         self.worker = FakeWorker(EngineSpec(STAGE, "scripted"))
         self.outcomes: list[Outcome] = []
+        self.thinnings: list[float] = []
         self.metrics = Metrics("test")
         self.dispatcher = Dispatcher(
             {STAGE: [self.worker]},  # type: ignore[list-item]
             {STAGE: limits},
             self.metrics,
             deliver or self.outcomes.extend,
+            pace=self.thinnings.append,
         )
 
     @property
@@ -93,6 +104,28 @@ async def test_each_job_gets_its_own_answer() -> None:
         assert await desk.back(3) == words([1, 2, 3])
         assert len(desk.worker.calls) == 1, "they fit into one batch"
         assert sum(outcome.engine_ns for outcome in desk.outcomes) == pytest.approx(1e6, abs=3)
+
+
+async def test_an_engine_that_is_being_replaced_leaves_the_jobs_to_the_others() -> None:
+    lost, well = (FakeWorker(EngineSpec(STAGE, "scripted")) for _ in range(2))
+    await well.start()
+    lost.faults.extend(WorkerUnready("still restarting") for _ in range(20))
+    outcomes: list[Outcome] = []
+    stage = StageDispatcher(
+        STAGE,
+        [lost, well],  # type: ignore[list-item]
+        BatchLimits(1),
+        Metrics("test"),
+        outcomes.extend,
+        15.0,
+    )
+    stage.start()
+    for number in range(4):
+        stage.submit(job(number, lane=number))
+    await until(lambda: len(outcomes) == 4)
+    await stage.close()
+    assert {outcome.job.number: text(outcome) for outcome in outcomes} == words(range(4))
+    assert lost.calls == []
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
@@ -160,3 +193,44 @@ async def test_a_stage_outlives_a_bug_in_a_batch() -> None:
         assert await desk.back(1) == {1: None}
         desk.dispatcher.submit([job(2)])
         assert await desk.back(2) == {1: None, **words([2])}
+
+
+async def test_calls_that_are_kept_apart_gather_jobs() -> None:
+    async with running(BatchLimits(8, calls_apart_ns=30_000_000)) as desk:
+        for number in range(6):
+            desk.dispatcher.submit([job(number)])
+            await asyncio.sleep(0)
+        assert await desk.back(6) == words(range(6))
+        assert len(desk.worker.calls) <= 3, "the first alone, the others together"
+
+
+async def test_partials_are_paced_by_what_calls_take() -> None:
+    async with running(BatchLimits(1)) as desk:
+        began_ns = time.monotonic_ns() - 10_000_000_000
+        stage = desk.dispatcher._stages[STAGE]
+        stage.pace_partials(PartialPacer(1, began_ns), desk.thinnings.append)
+        desk.worker.engine_ns = 60_000_000_000
+        desk.dispatcher.submit([job(1)])
+        await desk.back(1)
+        (thinning,) = desk.thinnings
+        assert thinning > 1
+
+
+async def test_the_context_of_a_call_is_measured() -> None:
+    profile = RecognizerProfile((10 * 16_000,), 30 * 16_000)
+    async with running(stage_limits(2, profile)[STAGE]) as desk:
+        desk.dispatcher.submit([job(1), job(2, lane=1, is_final=False)])
+        await desk.back(2)
+        assert len(desk.worker.calls) == 2, "one encoder context per call"
+        seconds = desk.metrics.registry.get_sample_value("captiond_batch_context_seconds_sum")
+        assert seconds == pytest.approx(40)
+
+
+def test_a_call_holds_so_many_full_windows_or_four_times_as_many_short_ones() -> None:
+    profile = RecognizerProfile((10 * 16_000,), 30 * 16_000)
+    limits = stage_limits(2, profile)
+    assert set(limits) == set(SessionStage)
+    assert limits[STAGE].questions_max == 8
+    assert limits[STAGE].audio_samples_max == 60 * 16_000
+    plain = stage_limits(2, None)[STAGE]
+    assert (plain.questions_max, plain.profile) == (2, None)

@@ -4,16 +4,18 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
+from server import worker_main
 from server.cpu_budget import cpu_budget
 from server.engines.errors import EngineUnavailable
 from server.engines.registry import EngineSpec, OptionValue
+from server.engines.scripted import ScriptedRecognizer
 from server.workers import (
     CallFailed,
     CallTimeout,
@@ -22,7 +24,7 @@ from server.workers import (
     WorkerState,
     WorkerUnready,
 )
-from streaming.engines import Hypothesis, SpeechWindow
+from streaming.engines import Hypothesis, RecognizerProfile, SpeechWindow
 from streaming.events import SessionStage
 from streaming.scripted_audio import encode_word
 
@@ -238,3 +240,21 @@ def test_the_budget_obeys_the_quota(
 def test_without_a_quota_the_affinity_counts(tmp_path: Path, text: str) -> None:
     write(tmp_path, cpu__max=text)
     assert cpu_budget(tmp_path, tmp_path / "absent") == len(os.sched_getaffinity(0))
+
+
+class _ProfiledEngine:
+    """What a recognizer with short contexts for partials says of itself."""
+
+    description = "profiled"
+    languages = None
+    profile = RecognizerProfile((16_000,), 32_000)
+
+    def recognize(self, windows: Sequence[SpeechWindow]) -> list[Hypothesis]:
+        return [Hypothesis(()) for _ in windows]
+
+
+def test_a_recognizer_may_say_what_its_windows_cost() -> None:
+    said = worker_main._ready(_ProfiledEngine(), SessionStage.RECOGNITION, 1)
+    assert said.recognizer_profile == _ProfiledEngine.profile
+    plain = worker_main._ready(ScriptedRecognizer(), SessionStage.RECOGNITION, 1)
+    assert plain.recognizer_profile is None

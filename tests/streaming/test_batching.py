@@ -1,15 +1,19 @@
-"""Scheduler: order, budgets, replaceable partials, overflow, fairness."""
+"""Scheduler: order, budgets, contexts, replaceable partials, overflow, uploads, fairness."""
 
+import gc
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.batching import BatchLimits, Scheduler
-from streaming.engines import SpeechWindow
-from streaming.jobs import Job, JobKind
+from streaming.batching import GONE_MAX, BatchLimits, Scheduler
+from streaming.engines import RecognizerProfile, SpeechWindow
+from streaming.jobs import PATIENCE_NS, Job, JobKind
+from streaming.timeline import SAMPLE_RATE_HZ
 
 QUESTION = SpeechWindow(np.zeros(0, np.int16))
 FINAL = Job("s", 1, 0, JobKind.RECOGNIZE, (QUESTION,), 100, is_final=True, deadline_ns=0)
@@ -20,16 +24,21 @@ def numbers(jobs: Iterable[Job]) -> list[int]:
     return [job.number for job in jobs]
 
 
-def scheduler(*jobs: Job, **limits: int) -> Scheduler:
-    queue = Scheduler(BatchLimits(**{"questions_max": 8, **limits}))
+def scheduler(
+    *jobs: Job,
+    questions_max: int = 8,
+    audio_samples_max: int = 1_000_000,
+    queue_jobs_max: int = 1_000,
+) -> Scheduler:
+    queue = Scheduler(BatchLimits(questions_max, audio_samples_max, queue_jobs_max))
     for job in jobs:
         assert queue.add(job, 0) == []
     return queue
 
 
-def drain(queue: Scheduler) -> list[list[int]]:
+def drain(queue: Scheduler, now_ns: int = 1_000) -> list[list[int]]:
     batches = []
-    while (batch := queue.schedule(0)) is not None:
+    while (batch := queue.schedule(now_ns)) is not None:
         batches.append(numbers(batch.jobs))
     return batches
 
@@ -75,14 +84,14 @@ def test_questions_and_audio_of_a_batch_are_budgeted() -> None:
         replace(FINAL, number=3, deadline_ns=2),
         questions_max=3,
     )
-    assert drain(queue) == [[1, 3], [2]]
+    assert drain(queue) == [[1], [2, 3]], "what does not fit is not overtaken"
     queue = scheduler(
         replace(FINAL, number=1, audio_samples=60),
         replace(FINAL, number=2, audio_samples=50, deadline_ns=1),
         replace(FINAL, number=3, audio_samples=40, deadline_ns=2),
         audio_samples_max=100,
     )
-    assert drain(queue) == [[1, 3], [2]]
+    assert drain(queue) == [[1], [2, 3]]
 
 
 def test_a_job_above_the_budget_goes_alone() -> None:
@@ -144,6 +153,135 @@ def test_the_jobs_of_a_session_can_be_forgotten() -> None:
     assert queue.depth_jobs == 1
 
 
+PROFILE = RecognizerProfile(
+    (10 * SAMPLE_RATE_HZ, 20 * SAMPLE_RATE_HZ), 30 * SAMPLE_RATE_HZ, SAMPLE_RATE_HZ
+)
+
+
+def window(seconds: float, *, widening: int = 0, is_final: bool = False) -> SpeechWindow:
+    samples = np.zeros(round(seconds * SAMPLE_RATE_HZ), np.int16)
+    return SpeechWindow(samples, context_widening=widening, is_final=is_final)
+
+
+@pytest.mark.parametrize(
+    ("question", "seconds"),
+    [
+        (window(1), 10),
+        (window(9), 10),
+        (window(10), 20),
+        (window(25), 20),
+        (window(1, widening=1), 20),
+        (window(6, widening=1), 20),
+        (window(1, widening=5), 20),
+        (window(9.5), 20),
+        (window(1, is_final=True), 30),
+    ],
+)
+def test_what_the_encoder_hears_of_a_window(question: SpeechWindow, seconds: int) -> None:
+    assert PROFILE.context_samples(question) == seconds * SAMPLE_RATE_HZ
+
+
+def heard(number: int, question: SpeechWindow) -> Job:
+    return replace(
+        FINAL,
+        number=number,
+        lane=number,
+        questions=(question,),
+        audio_samples=len(question.samples),
+        is_final=question.is_final,
+        deadline_ns=number,
+    )
+
+
+def test_one_call_has_one_encoder_context_and_is_budgeted_by_it() -> None:
+    queue = Scheduler(BatchLimits(99, audio_samples_max=30 * SAMPLE_RATE_HZ, profile=PROFILE))
+    windows = [window(1), window(12), window(2), window(3), window(4), window(1, is_final=True)]
+    for number, question in enumerate(windows):
+        queue.add(heard(number, question), 0)
+    queue.add(replace(FINAL, number=99, kind=JobKind.OBSERVE, deadline_ns=99), 0)
+    contexts = []
+    batches = []
+    while (batch := queue.schedule(0)) is not None:
+        batches.append(numbers(batch.jobs))
+        contexts.append(batch.context_samples and batch.context_samples // SAMPLE_RATE_HZ)
+    assert batches == [[5], [99], [0, 2, 3], [1], [4]]
+    assert contexts == [30, None, 10, 20, 10]
+
+
+SECOND = 1_000_000_000
+PATIENCE = PATIENCE_NS[JobKind.RECOGNIZE]
+
+
+def ahead(number: int, *, seconds: int, is_final: bool = True) -> Job:
+    """A job of an upload that is so far ahead of real time, at time 0."""
+    job = replace(FINAL, session_id=f"upload {number}", number=number, is_final=is_final)
+    return replace(job, deadline_ns=seconds * SECOND + PATIENCE)
+
+
+def test_what_is_ahead_of_real_time_goes_behind_those_who_are_live() -> None:
+    queue = scheduler(
+        ahead(1, seconds=5),
+        ahead(2, seconds=3),
+        ahead(3, seconds=2, is_final=False),
+        replace(PARTIAL, number=4, deadline_ns=PATIENCE),
+        replace(FINAL, number=5, lane=5, deadline_ns=PATIENCE),
+        questions_max=1,
+    )
+    assert queue.partial_wait_ns(9) == 9
+    assert drain(queue, 0) == [[5], [4], [2], [1], [3]]
+
+
+def test_an_upload_becomes_live_when_its_time_comes() -> None:
+    queue = scheduler(ahead(1, seconds=5), questions_max=1)
+    late = replace(FINAL, number=2, deadline_ns=5 * SECOND + PATIENCE + 1)
+    queue.add(late, 0)
+    assert drain(queue, 5 * SECOND + 1) == [[1], [2]]
+
+
+def test_uploads_fill_a_call_alone_and_a_quarter_of_it_beside_live_ones() -> None:
+    uploads = [ahead(number, seconds=number + 5) for number in range(8)]
+    live = replace(FINAL, number=99, deadline_ns=PATIENCE)
+    assert drain(scheduler(*uploads), 0) == [[0, 1, 2, 3, 4, 5, 6, 7]]
+    assert drain(scheduler(*uploads, live), 0) == [[99, 0, 1], [2, 3], [4, 5], [6, 7]]
+    small = scheduler(*uploads, live, questions_max=2)
+    assert drain(small, 0) == [[99], *([number] for number in range(8))]
+
+
+def test_no_partial_that_is_ahead_counts_as_waiting() -> None:
+    queue = scheduler(ahead(1, seconds=5, is_final=False))
+    assert queue.partial_wait_ns(9) == 0
+    assert scheduler().partial_wait_ns(9) == 0
+
+
+def test_calls_can_be_kept_apart() -> None:
+    queue = Scheduler(BatchLimits(8, calls_apart_ns=20))
+    queue.add(replace(FINAL, number=1), 100)
+    assert queue.schedule(100) is not None, "the first one need not wait"
+    queue.add(replace(FINAL, number=2), 101)
+    queue.add(replace(FINAL, number=3), 105)
+    assert queue.schedule(119) is None
+    assert queue.ready_ns == 120
+    batch = queue.schedule(120)
+    assert batch is not None
+    assert numbers(batch.jobs) == [2, 3]
+
+
+def test_dropped_jobs_do_not_pile_up_in_memory() -> None:
+    job = replace(PARTIAL, questions=(SpeechWindow(np.zeros(9, np.int16)),))
+    is_in_memory = weakref.ref(job.questions[0].samples)  # type: ignore[union-attr]
+    queue = scheduler(job)
+    for number in range(20 * GONE_MAX):
+        queue.add(replace(PARTIAL, number=number), number)
+        queue.add(replace(FINAL, session_id="gone", number=number, deadline_ns=9), number)
+        queue.forget("gone")
+    places = [len(heap._places) for heap in (*queue._heaps(), queue._latest_partials)]
+    assert max(places) <= 2 + GONE_MAX
+    del job
+    gc.collect()
+    assert is_in_memory() is None, "a window that was dropped is held"
+    assert drain(queue, SECOND) == [[20 * GONE_MAX - 1]]
+
+
 JOBS = st.builds(
     Job,
     session_id=st.sampled_from("stu"),
@@ -161,8 +299,14 @@ JOBS = st.builds(
 def test_every_job_comes_back_once_and_the_bounds_hold(jobs: list[Job], takes: list[bool]) -> None:
     queue = Scheduler(BatchLimits(questions_max=6, audio_samples_max=300, queue_jobs_max=5))
     back: list[int] = []
+    waiting: dict[int, Job] = {}
     for number, (job, is_taken) in enumerate(zip(jobs, takes, strict=False)):
-        back += numbers(queue.add(replace(job, number=number), number))
+        waiting[number] = replace(job, number=number)
+        lost = numbers(queue.add(waiting[number], number))
+        back += lost
+        assert all(number in lost or not waiting[number].is_final for number in lost)
+        for gone in lost:
+            del waiting[gone]
         assert queue.depth_jobs <= 5
         batch = queue.schedule(number) if is_taken else None
         if batch is not None:
@@ -170,6 +314,13 @@ def test_every_job_comes_back_once_and_the_bounds_hold(jobs: list[Job], takes: l
             assert len(batch.jobs) == 1 or batch.audio_samples <= 300
             assert {job.kind for job in batch.jobs} == {batch.kind}
             back += numbers(batch.jobs)
+            order = sorted(
+                waiting.values(), key=lambda j: (not j.is_final, j.deadline_ns, j.number)
+            )
+            of_kind = [job for job in order if job.kind is order[0].kind]
+            assert list(batch.jobs) == of_kind[: len(batch.jobs)], "none is overtaken"
+            for job in batch.jobs:
+                del waiting[job.number]
     back += [number for batch in drain(queue) for number in batch]
     assert sorted(back) == list(range(len(jobs)))
 

@@ -1,0 +1,1 @@
+"""One module per section; ``load_tests.bench.section`` says how to write one."""

@@ -1,0 +1,145 @@
+"""Are finals what ``generate`` gives, and does anything else change them?
+
+Windows, prompts and drafts are those of live sessions: the product's endpointing, one partial per
+second of speech. Where a final differs, the comparison that decided must lie within 1e-4.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from load_tests.bench.section import Effort, Figures, section
+
+if TYPE_CHECKING:
+    from server.engines.whisper import WhisperRecognizer
+    from server.engines.whisper_checkpoint import Checkpoint
+    from server.evaluation.exactness import Exactness
+    from streaming.engines import SpeechWindow
+
+MIX_SECONDS, SESSIONS = 600, 8
+QUICK_SECONDS, QUICK_SESSIONS = 6, 1
+TINY_WINDOWS, QUICK_TINY_WINDOWS = 200, 2
+TINY_TOKENS_MAX = 32
+HOP_SAMPLES = 16_000
+
+
+@section(
+    "exact finals",
+    bounds={
+        "final_mismatches": 0,
+        "final_near_ties": None,
+        "guarded_final_share": 0.02,
+        "batch_mismatches": 0,
+        "batch_near_ties": None,
+        "bfloat16_token_disagreement": 0.005,
+    },
+)
+def measure(effort: Effort) -> Figures:
+    """The trained checkpoint on the mix, and whisper-tiny's shape on windows of it."""
+    from load_tests.bench.speech import mix
+    from load_tests.bench.whisper_runs import engine_of, live, threads_of, trained
+
+    quick = effort.is_quick
+    speech = mix(*((QUICK_SECONDS, QUICK_SESSIONS) if quick else (MIX_SECONDS, SESSIONS)))
+    checkpoint = trained(threads_of(effort))
+    engine = engine_of(checkpoint)
+    played = live(speech, engine, "live, demo checkpoint")
+    report = _compared(engine, checkpoint, played.finals)
+    differing, ties = _batch_differences(engine, checkpoint, played.finals)
+    tiny_name, tiny_report = _tiny(effort, played.windows)
+    both = (report, tiny_report)
+    return {
+        "final_mismatches": sum(len(one.failures) for one in both),
+        "final_near_ties": sum(len(one.mismatches) - len(one.failures) for one in both),
+        "guarded_final_share": round(report.guarded / report.windows, 4),
+        "batch_mismatches": differing,
+        "batch_near_ties": ties,
+        "bfloat16_token_disagreement": _disagreement(checkpoint, played.finals),
+        "finals_mix": {**_counts(report), "speech": speech.description},
+        "finals_tiny": {**_counts(tiny_report), "checkpoint": tiny_name},
+    }
+
+
+def _counts(report: "Exactness") -> Figures:
+    return {
+        "windows": report.windows,
+        "equal": report.equal,
+        "guarded": report.guarded,
+        "near ties": len(report.mismatches) - len(report.failures),
+        "tokens": report.tokens,
+    }
+
+
+def _compared(
+    engine: "WhisperRecognizer", checkpoint: "Checkpoint", finals: "list[SpeechWindow]"
+) -> "Exactness":
+    from server.engines.whisper_reference import WhisperReference
+    from server.evaluation.exactness import compare_finals
+
+    reference = WhisperReference(checkpoint, timestamps=engine.timestamps)
+    report = compare_finals(engine, reference, finals)
+    for failure in report.failures:
+        print(f"a final differs: {failure}", flush=True)
+    return report
+
+
+def _batch_differences(
+    engine: "WhisperRecognizer", checkpoint: "Checkpoint", finals: "list[SpeechWindow]"
+) -> tuple[int, int]:
+    """Finals that neighbours in a batch change, and those of them that were too close to call."""
+    from server.engines.whisper_reference import WhisperReference
+    from server.evaluation.exactness import MARGIN_MAX, WINDOWS_PER_CALL, first_difference
+
+    reference = WhisperReference(checkpoint, timestamps=engine.timestamps)
+    differing = ties = 0
+    for start in range(0, len(finals), WINDOWS_PER_CALL):
+        batch = finals[start : start + WINDOWS_PER_CALL]
+        # Partials beside them, in another order: the neighbours that they have in a server.
+        beside = [replace(window, is_final=False) for window in batch]
+        together = engine.recognize([*beside, *reversed(batch)])[: len(batch) - 1 : -1]
+        for window, heard in zip(batch, together, strict=True):
+            (alone,) = engine.recognize([window])
+            at = first_difference(heard.tokens, alone.tokens)
+            if at is None:
+                continue
+            task = engine.task(window, alone.language)
+            pair = [None if at >= len(one.tokens) else one.tokens[at] for one in (heard, alone)]
+            before = alone.tokens[:at]
+            is_tie = reference.margin(window, task, before, *pair) <= MARGIN_MAX
+            differing, ties = differing + (not is_tie), ties + is_tie
+    return differing, ties
+
+
+def _tiny(effort: Effort, windows: "list[SpeechWindow]") -> "tuple[str, Exactness]":
+    """Every window counts, so no guard is asked; drafts are what was heard a hop before."""
+    from load_tests.bench.whisper_runs import as_final, engine_of, random_tiny, threads_of, tiny_of
+    from server.engines.whisper_options import WhisperOptions
+
+    checkpoint = tiny_of(effort) or random_tiny(threads_of(effort))
+    engine = engine_of(
+        checkpoint,
+        WhisperOptions(dtype="float32", device="cpu", guards=False, tokens_max=TINY_TOKENS_MAX),
+    )
+    count = QUICK_TINY_WINDOWS if effort.is_quick else TINY_WINDOWS
+    long = [window for window in windows if len(window.samples) > 2 * HOP_SAMPLES]
+    chosen = (long * -(-count // len(long)))[:: max(1, len(long) // count)][:count]
+    drafted = []
+    for window in chosen:
+        before = replace(window, samples=window.samples[:-HOP_SAMPLES], is_final=False, draft=())
+        draft = engine.recognize([before])[0].tokens
+        drafted.append(replace(as_final(window), draft=draft))
+    return checkpoint.name, _compared(engine, checkpoint, drafted)
+
+
+def _disagreement(checkpoint: "Checkpoint", finals: "list[SpeechWindow]") -> float:
+    """Token edits between finals in float32 and in bfloat16, per token."""
+    from load_tests.bench.whisper_runs import FLOAT32, engine_of
+    from server.scoring import word_errors
+
+    texts = []
+    for dtype in ("float32", "bfloat16"):
+        engine = engine_of(checkpoint, replace(FLOAT32, dtype=dtype, guards=False))
+        answers = [engine.recognize([window])[0] for window in finals]
+        texts.append([" ".join(map(str, answer.tokens)) for answer in answers])
+    found = [word_errors(exact, other) for exact, other in zip(*texts, strict=True)]
+    edits = sum(one.substitutions + one.deletions + one.insertions for one in found)
+    return round(edits / max(1, sum(one.reference for one in found)), 5)
