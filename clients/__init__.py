@@ -9,6 +9,6 @@ Of ``streaming`` only the protocol is known here, of ``server`` nothing. In the 
 - ``live``: events folded into what a viewer should see now. ``latency``: how late it came.
 - ``delays``: how late each word of a recording came, the definition that all tools share.
 - ``output``: plain text and files. ``terminal``: the live view.
-- ``stream_command``: ``captiond stream``.
+- ``stream_command``: ``captiond stream``. ``tuning_options``: what it asks for its session alone.
 - ``web``: the caption page. ``examples``: programs to start from.
 """

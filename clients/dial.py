@@ -4,6 +4,8 @@ Owns: URL and headers, the WebSocket options, the first two messages, and the tr
 ``websockets`` raises into ``clients.errors``. Knows nothing of what is sent afterwards.
 """
 
+import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,6 +39,10 @@ from streaming.wire import (
 SERVER_MESSAGE_BYTES_MAX = 1024 * 1024
 """A final of a long utterance with every word is about 20 kB."""
 OPEN_TIMEOUT_S = 10.0
+READY_TIMEOUT_S = 30.0
+"""A server that answers pings, and not what it is asked, hangs; its store may take seconds."""
+TLS_FAILED = 1015
+"""RFC 6455 §7.4.1."""
 CLOSE_TIMEOUT_S = 2.0
 
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
@@ -61,21 +67,30 @@ class Endpoint:
     uri: str
     api_key: str | None
     is_loopback: bool
+    tls: ssl.SSLContext | None = None
+    """For ``wss``; None trusts what this machine trusts."""
+
+    @property
+    def tls_wanted(self) -> ssl.SSLContext | bool | None:
+        """As ``websockets`` wants it: True is this machine's own trust, None no TLS at all."""
+        return (self.tls or True) if self.uri.startswith("wss:") else None
 
     @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
 
-def endpoint(url: str, api_key: str | None) -> Endpoint:
-    """Raises: ValueError with an example, where ``url`` is none."""
+def endpoint(url: str, api_key: str | None, tls: ssl.SSLContext | None = None) -> Endpoint:
+    """Raises: ValueError with an example, where ``url`` is none or ``tls`` has no use."""
     parts = urlsplit(url)
     scheme = _SCHEMES.get(parts.scheme)
     if scheme is None or not parts.hostname:
         raise ValueError(f"not a server address: {url!r}; write it as ws://127.0.0.1:8710")
+    if tls is not None and scheme == "ws":
+        raise ValueError(f"{url!r} is no TLS address, so no certificate is checked; write wss://")
     path = parts.path if parts.path not in {"", "/"} else STREAM_PATH
     uri = urlunsplit((scheme, parts.netloc, path, parts.query, ""))
-    return Endpoint(uri, api_key, _is_loopback(parts.hostname))
+    return Endpoint(uri, api_key, _is_loopback(parts.hostname), tls)
 
 
 def _is_loopback(host: str) -> bool:
@@ -99,17 +114,30 @@ async def dial(target: Endpoint) -> AsyncIterator[ClientConnection]:
             close_timeout=CLOSE_TIMEOUT_S,
             # A proxy can never reach the server on this very machine.
             proxy=None if target.is_loopback else True,
+            ssl=target.tls_wanted,
         )
     except InvalidStatus as error:
         raise _refusal_of_response(error.response) from None
     except InvalidURI as error:
         raise ConnectionLost(str(error), close_code=1008) from None
+    except ssl.SSLError as error:
+        reason = f"cannot reach {target.uri}: {_tls_advice(error)}"
+        raise ConnectionLost(reason, close_code=TLS_FAILED) from error
     except (OSError, TimeoutError, InvalidHandshake) as error:
         raise ConnectionLost(f"cannot reach {target.uri}: {error}") from error
     try:
         yield socket
     finally:
         await socket.close()
+
+
+def _tls_advice(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted here ({error.verify_message}); if it is your own, "
+            "name its file, or that of its authority (--ca)"
+        )
+    return f"no TLS there ({error.reason}); a server without it is at ws://"
 
 
 async def greet(
@@ -127,7 +155,11 @@ async def greet(
             close_code=1002,
         )
     await socket.send(encode_client_message(message))
-    text = await socket.recv(decode=True)
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            text = await socket.recv(decode=True)
+    except TimeoutError:
+        raise ConnectionLost(f"the server did not answer within {READY_TIMEOUT_S:g} s") from None
     if on_message is not None:
         on_message(text)
     match _parsed(text):

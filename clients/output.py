@@ -130,7 +130,8 @@ class LinesOutput:
                 start, end = seconds(event.span.start), seconds(event.span.end)
                 self._print(f"[no captions from {start} s to {end} s: {event.reason.value}]")
             case Degraded():
-                self._print(f"[{event.stage.value} is not working: {plain(event.reason)}]")
+                state = "works again" if event.is_over else "is not working"
+                self._print(f"[{event.stage.value} {state}: {plain(event.reason)}]")
             case Done():
                 self._print(summary(event))
             case _:

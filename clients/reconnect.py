@@ -8,7 +8,9 @@ is never undercut.
 from dataclasses import dataclass
 from enum import Enum
 
-FATAL_CODES = frozenset({1002, 1003, 1007, 1008, 1009, 1010, 4400, 4401, 4403, 4404, 4409, 4410})
+FATAL_CODES = frozenset(
+    {1002, 1003, 1007, 1008, 1009, 1010, 1015, 4400, 4401, 4403, 4404, 4409, 4410}
+)
 """The same message would be answered the same way, or the session is gone."""
 FEW_TRIES_CODES = frozenset({1011, 4429, 4500})
 """A fault of the server, or a quota, may pass; if it does not soon, more tries are a burden."""

@@ -13,6 +13,7 @@ the socket is not read until it catches up, so read events while you send.
 
 import asyncio
 import random
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -31,6 +32,7 @@ from streaming.errors import BadMessage
 from streaming.events import Done, Event, Final, Gap, LanguageDetected, Revision
 from streaming.wire import (
     AUDIO_MESSAGE_BYTES_MAX,
+    CHANNELS_MAX,
     Ack,
     AudioFormat,
     Configure,
@@ -38,8 +40,10 @@ from streaming.wire import (
     End,
     ErrorNotice,
     Flush,
+    Lane,
     Ready,
     Resume,
+    Skip,
     Start,
     encode_client_message,
     parse_server_message,
@@ -66,22 +70,38 @@ def message_bytes_max(audio: AudioFormat) -> int:
     """A second of audio, as far as the wire allows.
 
     Larger messages would never get through a line that breaks every few seconds, and much smaller
-    ones would be too many for the server while a client catches up.
+    ones would be too many for the server while a client catches up. Tagged packets hold whole
+    frames, and a byte more on the wire.
     """
-    return min(frame_bytes(audio) * audio.sample_rate, AUDIO_MESSAGE_BYTES_MAX)
+    size = frame_bytes(audio)
+    most = (AUDIO_MESSAGE_BYTES_MAX - 1) // size * size if audio.tagged else AUDIO_MESSAGE_BYTES_MAX
+    return min(size * audio.sample_rate, most)
 
 
 class CaptionStream:
     """One caption session. Made by ``CaptionStream.open``; use as an async context manager."""
 
     def __init__(
-        self, url: str, start: Start, api_key: str | None, retry: Retry, *, can_resume: bool
+        self,
+        url: str,
+        start: Start,
+        api_key: str | None,
+        retry: Retry,
+        *,
+        can_resume: bool,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._endpoint = endpoint(url, api_key)
+        self._endpoint = endpoint(url, api_key, tls)
         self._start = start
         self._can_resume = can_resume
         self._on_message: Callable[[str], None] | None = None
-        self._backlog = Backlog(frame_bytes(start.audio), message_bytes_max(start.audio))
+        self._backlog = Backlog(
+            frame_bytes(start.audio),
+            message_bytes_max(start.audio),
+            sample_rate=start.audio.sample_rate,
+        )
+        self._lanes = 0
+        """Lanes 0 up to, not including, this one were added."""
         self._budget = RetryBudget(retry)
         self._events: deque[Event] = deque()
         self._changed = asyncio.Event()
@@ -106,13 +126,16 @@ class CaptionStream:
         resume: bool = True,
         retry: Retry | None = None,
         on_message: Callable[[str], None] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> Self:
         """A stream to be entered with ``async with``.
 
         ``url`` is ``ws://host:port`` (or wss, http, https); the path is added where it has none.
-        ``on_message`` gets every server message as it came, before it is parsed.
+        ``on_message`` gets every server message as it came, before it is parsed. ``tls`` is for a
+        wss server whose certificate this machine does not trust by itself:
+        ``ssl.create_default_context(cafile=...)``.
         """
-        stream = cls(url, start or Start(), api_key, retry or Retry(), can_resume=resume)
+        stream = cls(url, start or Start(), api_key, retry or Retry(), can_resume=resume, tls=tls)
         stream._on_message = on_message
         return stream
 
@@ -153,12 +176,14 @@ class CaptionStream:
     ) -> None:
         await self._stop()
 
-    async def send(self, pcm: bytes) -> None:
+    async def send(self, pcm: bytes, lane: int | None = None) -> None:
         """Hand over audio of any length; waits while it lies beyond the server's credit.
 
-        While the connection is down audio is taken as far as the credit goes, and sent later.
-        Raises: ServerRefused, ConnectionLost, StreamEnded.
+        Tagged audio: whole mono samples, and the lane that they belong to, which ``add_lane``
+        gave. While the connection is down audio is taken as far as the credit goes, and sent
+        later. Raises: ServerRefused, ConnectionLost, StreamEnded; ValueError for a wrong lane.
         """
+        self._check_lane(lane, len(pcm))
         view = memoryview(pcm)
         while len(view):
             self._raise_failure()
@@ -168,9 +193,55 @@ class CaptionStream:
             if room == 0:
                 await self._changed.wait()
                 continue
-            self._backlog.accept(bytes(view[:room]))
+            self._backlog.accept(bytes(view[:room]), lane)
             view = view[room:]
             self._pulse()
+
+    async def add_lane(self, name: str | None = None) -> int:
+        """Somebody joins a session of tagged audio; returns the lane for ``send``.
+
+        A lane with a name belongs to that person; in one without, voices are told apart. Its
+        times are on the others' clock. Raises: ValueError where all lanes are taken: give the
+        lane of somebody who has left another name.
+        """
+        if not self._start.audio.tagged:
+            raise ValueError("lanes are for tagged audio: Start(audio=AudioFormat(tagged=True))")
+        if self._lanes == CHANNELS_MAX:
+            raise ValueError(
+                f"a session has at most {CHANNELS_MAX} lanes; rename one with name_lane"
+            )
+        message = Lane(lane=self._lanes, name=name)
+        self._control(message)
+        self._lanes += 1
+        return message.lane
+
+    async def name_lane(self, lane: int, name: str | None) -> None:
+        """Whose the audio is that follows on this lane; what was said before keeps its name."""
+        self._check_lane(lane)
+        self._control(Lane(lane=lane, name=name))
+
+    async def skip(self, ms: int, lane: int | None = None) -> None:
+        """Time passes without audio: in one lane of tagged audio, or in the whole session.
+
+        It ends what is being said, and what follows comes that much later on the audio clock.
+        """
+        if lane is not None:
+            self._check_lane(lane)
+        self._raise_if_over()
+        self._backlog.accept_skip(Skip(ms=ms) if lane is None else Skip(ms=ms, lane=lane))
+        self._pulse()
+
+    def _check_lane(self, lane: int | None, size_bytes: int = 0) -> None:
+        if not self._start.audio.tagged:
+            if lane is not None:
+                raise ValueError(
+                    "lanes are for tagged audio: Start(audio=AudioFormat(tagged=True))"
+                )
+            return
+        if lane is None or not 0 <= lane < self._lanes:
+            raise ValueError(f"lane {lane} was not added; use what add_lane() gave")
+        if size_bytes % frame_bytes(self._start.audio):
+            raise ValueError(f"{size_bytes} bytes are not whole samples; tagged audio must be")
 
     async def flush(self) -> None:
         """Close the open utterances after the audio sent so far."""
@@ -201,10 +272,13 @@ class CaptionStream:
         if not self._is_done:
             self._raise_failure()
 
-    def _control(self, message: Control) -> None:
+    def _raise_if_over(self) -> None:
         self._raise_failure()
         if self._has_end:
             raise StreamEnded("the stream has ended; open a new one")
+
+    def _control(self, message: Control) -> None:
+        self._raise_if_over()
         self._backlog.accept_control(message)
         self._pulse()
 
@@ -278,6 +352,8 @@ class CaptionStream:
         except ValueError as error:
             raise ConnectionLost(str(error), close_code=4404) from None
         self._backlog.grant(ready.credit_until_frame)
+        # The server died before it could store the rest: it is made anew.
+        self._last_seq = min(self._last_seq, ready.seq)
         if self._ready is not None and ready.resume_from_frame > self._ready.resume_from_frame:
             self._budget.progressed()
         self._ready = ready

@@ -8,12 +8,13 @@ Exit codes: 0 done, 1 refused or lost, 2 wrong usage, 130 ended by ctrl-C.
 import asyncio
 import os
 import signal
+import ssl
 import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 from pydantic import ValidationError
@@ -33,6 +34,14 @@ from clients.output import Format, Output, file_output, format_of
 from clients.pacing import Pace, Pacer, packet_frames
 from clients.stream import CaptionStream, frame_bytes
 from clients.terminal import LiveOutput
+from clients.tuning_options import (
+    EndpointingMs,
+    MaxDelayMs,
+    PartialIntervalMs,
+    Stability,
+    StableOnly,
+    tuning,
+)
 from streaming.events import Event, Final
 from streaming.timeline import seconds
 from streaming.wire import Start
@@ -70,6 +79,8 @@ class Run:
                 await self._read()
                 ticker.cancel()
         except asyncio.CancelledError:
+            if not self.interrupts:
+                raise
             return EXIT_INTERRUPTED
         if self.source_failure is not None:
             raise self.source_failure
@@ -126,6 +137,9 @@ def stream(
     api_key: Annotated[
         str | None, typer.Option(envvar="CAPTIOND_API_KEY", help="Better given by environment.")
     ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(help="PEM file to trust, for a certificate of your own.")
+    ] = None,
     output_format: Annotated[
         Format | None, typer.Option("--format", help="Default: live, or by --output's suffix.")
     ] = None,
@@ -152,22 +166,42 @@ def stream(
     sample_rate: Annotated[int, typer.Option(help="Of stdin and the microphone, in Hz.")] = 16_000,
     channels: Annotated[int, typer.Option(help="Of stdin and the microphone.")] = 1,
     encoding: Annotated[str, typer.Option(help="Of stdin.")] = "pcm_s16le",
+    partial_interval_ms: PartialIntervalMs = None,
+    endpointing_ms: EndpointingMs = None,
+    max_delay_ms: MaxDelayMs = None,
+    stability: Stability = None,
+    stable_only: StableOnly = None,
 ) -> None:
     """Caption a sound file, the microphone (mic) or raw PCM on standard input (-)."""
     with ExitStack() as stack:
         try:
             source = _source(audio, encoding, sample_rate, channels, _names(channel_names))
-            start = _start(source, language, task, prompt, keyword or [], diarize, partials)
+            own = tuning(partial_interval_ms, endpointing_ms, max_delay_ms, stability, stable_only)
+            start = _start(source, language, task, prompt, keyword or [], diarize, partials, **own)
             meter = LatencyMeter()
             outputs = _outputs(stack, output, output_format, meter)
             opened = CaptionStream.open(
-                url, start, api_key=api_key, on_message=lambda text: _show(outputs, text)
+                url,
+                start,
+                api_key=api_key,
+                on_message=lambda text: _show(outputs, text),
+                tls=_trusting(ca),
             )
         except (AudioSourceError, ValueError, OSError) as error:
             raise _failed(str(error), EXIT_USAGE) from None
         run = Run(opened, source, outputs, meter, _pace_of(audio, pace), packet_ms)
         code = _finish(run, url)
     raise typer.Exit(code)
+
+
+def _trusting(ca: Path | None) -> ssl.SSLContext | None:
+    """Raises: ValueError where the file cannot be used."""
+    if ca is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise ValueError(f"--ca: cannot use {ca}: {error.strerror or error}") from None
 
 
 def _show(outputs: list[Output], text: str) -> None:
@@ -255,6 +289,7 @@ def _start(
     keywords: list[str],
     diarize: bool,
     partials: bool,
+    **own: Any,
 ) -> Start:
     """Raises: ValueError that names the option."""
     if task not in {"transcribe", "translate"}:
@@ -268,10 +303,12 @@ def _start(
             keywords=keywords,
             diarize=diarize,
             partials=partials,
+            **own,
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"--{first['loc'][0]}: {first['msg']}") from None
+        flag = str(first["loc"][0]).replace("_", "-")
+        raise ValueError(f"--{flag}: {first['msg']}") from None
 
 
 def _task(task: str) -> Literal["transcribe", "translate"]:

@@ -6,7 +6,9 @@ nobody. ``server/protocols/`` has what differs between protocols.
 
 Invariants: K1 nothing is awaited between two receives but the socket itself; K2 an error message
 stands before every close but 1000, as far as the client reads at all; K3 what was not sent stays
-in the event log, for a resume; K4 a connection whose session was taken over writes nothing of it.
+in the event log, for a resume; K4 a connection whose session was taken over writes nothing of it;
+K5 a session is over only when the client has answered the close behind its last event: what is on
+the way to a client that goes is lost.
 """
 
 import asyncio
@@ -30,7 +32,6 @@ from streaming.errors import (
     InternalError,
     OutOfOrder,
     TooBig,
-    UnsupportedOption,
 )
 from streaming.eventlog import Behind, Cursor
 from streaming.events import Done, Event
@@ -79,6 +80,8 @@ class Desk(Protocol):
 
     def check_language(self, language: str | None) -> None: ...
 
+    def check_guidance(self, message: Configure) -> None: ...
+
 
 class Connection:
     """Serves one socket from its first message to its close."""
@@ -109,20 +112,30 @@ class Connection:
         self._is_known = False
         """The client has the session's id and token."""
         self._is_delivered = False
+        """The last event was sent."""
+        self._is_answered = False
+        """The client has closed, and so has read all that was sent before."""
+        self._reader: asyncio.Task[None] | None = None
         self._with_words = True
         self._is_deaf = False
         """Draining: audio that comes now belongs to the next server."""
         self._log = _log
+        self._heard_ns = time.monotonic_ns()
+        """When the last message came that was no ping or pong."""
+        self._silence: asyncio.TimerHandle | None = None
+        self._audio_received_seconds = desk.metrics.audio_received_seconds.labels(PROTOCOL)
 
     async def serve(self) -> None:
         """Returns when the socket is closed. Never raises but on cancellation."""
         writer = asyncio.create_task(self._write(), name="socket writer")
+        reader = self._reader = asyncio.create_task(self._read_until_closed(), name="socket reader")
         try:
-            await self._read_until_closed()
+            await asyncio.wait([reader])
             # The writer sends the last words and closes; a dead socket ends it by itself.
             self._wakeup.set()
             await asyncio.wait([writer], timeout=WRITE_SECONDS_MAX)
         finally:
+            reader.cancel()
             writer.cancel()
             if not self._ws.closed or self._ws.close_code == WSCloseCode.ABNORMAL_CLOSURE:
                 self._ws.abort()
@@ -138,36 +151,48 @@ class Connection:
 
     def _let_go(self) -> None:
         live, cursor = self._live, self._cursor
+        if self._silence is not None:
+            self._silence.cancel()
         if live is None or cursor is None:
             return
         live.unlisten(self._wakeup.set)
         self._desk.metrics.events_dropped.labels("partial").inc(cursor.missed_partials)
-        live.detach(self._dismiss, is_delivered=self._is_delivered, is_known=self._is_known)
+        is_delivered = self._is_delivered and self._is_answered
+        live.detach(self._dismiss, is_delivered=is_delivered, is_known=self._is_known)
 
     # Reading
 
     async def _read(self) -> None:
-        message = await self._next(self._handshake_s, "send start or resume first")
+        try:
+            async with asyncio.timeout(self._handshake_s):
+                message = await self._next()
+        except TimeoutError:
+            raise _silent_for(self._handshake_s, "send start or resume first") from None
         if message is None:
             return
         await self._open(self._parsed(message))
-        while (message := await self._next(self._patience_s, "send audio, or end")) is not None:
+        self._watch_for_silence()
+        while (message := await self._next()) is not None:
             if self._failure is None:
                 self._take(message)
 
-    @property
-    def _patience_s(self) -> float | None:
-        """A client that has sent ``end`` has nothing more to say."""
-        is_ending = self._live is not None and self._live.session.is_waiting_for_reader
-        return None if is_ending else self._idle_s
+    def _watch_for_silence(self) -> None:
+        """One timer that looks now and then: a new one for each packet costs more than its audio.
 
-    async def _next(self, timeout_s: float | None, advice: str) -> WSMessage | None:
+        A client that has sent ``end`` has nothing more to say.
+        """
+        assert self._live is not None
+        silent_s = (time.monotonic_ns() - self._heard_ns) / 1e9
+        is_ending = self._live.session.is_waiting_for_reader
+        if silent_s >= self._idle_s and not is_ending:
+            self._fail(_silent_for(self._idle_s, "send audio, or end"))
+            return
+        left_s = self._idle_s if is_ending else self._idle_s - silent_s
+        self._silence = asyncio.get_running_loop().call_later(left_s, self._watch_for_silence)
+
+    async def _next(self) -> WSMessage | None:
         """The next data message; None when the socket is closed."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                message = await self._receive()
-        except TimeoutError:
-            raise IdleTooLong(f"no message for {timeout_s} s; {advice}") from None
+        message = await self._receive()
         if self._ws.refusal is not None:
             raise self._ws.refusal
         return message if message.type in (WSMsgType.TEXT, WSMsgType.BINARY) else None
@@ -176,10 +201,13 @@ class Connection:
         """Anything but a ping or a pong; those count as messages, but not as a sign of life."""
         while True:
             message = await self._ws.receive()
-            self._gate.receive_packet(time.monotonic_ns())
+            now_ns = time.monotonic_ns()
+            self._gate.receive_packet(now_ns)
+            self._is_answered = message.type is WSMsgType.CLOSE
             if message.type is WSMsgType.PING:
                 await self._ws.pong(message.data)
             elif message.type is not WSMsgType.PONG:
+                self._heard_ns = now_ns
                 return message
 
     def _parsed(self, message: WSMessage) -> ClientMessage:
@@ -211,17 +239,16 @@ class Connection:
             self._take_audio(message.data)
         else:
             self._obey(self._parsed(message))
-        self._live.step()
+            self._live.step()
 
     def _take_audio(self, data: bytes) -> None:
         if self._is_deaf or self._live is None:
             return
         session = self._live.session
         frames = session.frames_received
-        session.receive_audio(data, time.monotonic_ns())
+        self._live.receive_audio(data)
         received = session.frames_received - frames
-        seconds = received / session.start.audio.sample_rate
-        self._desk.metrics.audio_received_seconds.labels(PROTOCOL).inc(seconds)
+        self._audio_received_seconds.inc(received / session.start.audio.sample_rate)
 
     def _obey(self, message: ClientMessage) -> None:
         assert self._live is not None
@@ -231,12 +258,13 @@ class Connection:
         elif isinstance(message, Flush):
             session.flush()
         elif isinstance(message, Skip):
-            session.skip(message.ms, time.monotonic_ns())
+            session.skip(message.ms, time.monotonic_ns(), message.lane)
         elif isinstance(message, Configure):
             self._desk.check_language(message.language)
+            self._desk.check_guidance(message)
             session.configure(message)
         elif isinstance(message, Lane):
-            raise UnsupportedOption("lane messages are for tagged audio, which is not offered yet")
+            session.set_lane(message.lane, message.name)
         else:
             raise OutOfOrder(f"{message.type} on a session that runs; open another connection")
 
@@ -325,11 +353,15 @@ class Connection:
             for event in events:
                 if self._is_dismissed:
                     return
-                await self._send(encode_event(event, with_words=self._with_words))
+                await self._send(self._encoded(event))
                 self._note_written(event)
             self._acknowledge()
             if not events and not self._notices:
                 return
+
+    def _encoded(self, event: Event) -> bytes:
+        is_durable = self._live is None or self._live.is_durable(event)
+        return encode_event(event, with_words=self._with_words, is_durable=is_durable)
 
     async def _write_notice(self, notice: ServerNotice) -> None:
         await self._send(encode_notice(notice))
@@ -378,13 +410,25 @@ class Connection:
 
     async def _close(self) -> None:
         if self._is_delivered:
-            await self._ws.close(code=WSCloseCode.OK)
+            await self._close_at_the_end()
         elif self._failure is not None and not self._ws.closed:
             await self._send(encode_notice(_notice_of(self._failure)))
             await self._ws.close(code=self._failure.close_code, message=self._failure.code.encode())
 
+    async def _close_at_the_end(self) -> None:
+        """Waits for the client's own close, which aiohttp does where nobody reads beside it."""
+        assert self._reader is not None
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
+        if await self._ws.close(code=WSCloseCode.OK):
+            self._is_answered = self._ws.close_code != WSCloseCode.ABNORMAL_CLOSURE
+
     def _count(self, error: CaptiondError) -> None:
         self._desk.metrics.errors.labels(PROTOCOL, error.code).inc()
+
+
+def _silent_for(seconds: float, advice: str) -> IdleTooLong:
+    return IdleTooLong(f"no message for {seconds} s; {advice}")
 
 
 def _notice_of(error: CaptiondError) -> ErrorNotice:

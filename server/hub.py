@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,35 +20,52 @@ import structlog
 
 from server.admission import Admission
 from server.auth import check_resume_token, hash_resume_token, new_resume_token
-from server.config import Settings
+from server.config import BUFFER_MARGIN_S, WINDOW_CAP_S_MAX, Settings
 from server.dispatch import Dispatcher, Outcome
 from server.live import Ending, LiveSession, Services
-from server.store import SessionRecord, TranscriptStore
+from server.store import (
+    FIRST_EPOCH,
+    Resumable,
+    SessionRecord,
+    StaleOwner,
+    StoreError,
+    TranscriptStore,
+)
 from server.telemetry import Metrics
+from streaming.checkpoint import Checkpoint, UnusableCheckpoint, decode
 from streaming.endpointing import EndpointingOptions
 from streaming.engines import DiarizerProfile
 from streaming.errors import (
     CaptiondError,
     Draining,
+    Overloaded,
     SessionExpired,
+    Superseded,
     UnknownSession,
     UnsupportedOption,
 )
 from streaming.lane import LaneOptions
+from streaming.partials import PartialOptions
 from streaming.session import Session
 from streaming.timeline import SAMPLE_RATE_HZ, samples_from_seconds
+from streaming.tuning import TuningLimits
 from streaming.windows import WindowOptions
 from streaming.wire import (
     AUDIO_MESSAGE_BYTES_MAX,
     CONTROL_MESSAGE_BYTES_MAX,
+    Configure,
     Ready,
     Resume,
     Start,
 )
 
+OVER_MAX = 1_024
+"""More than end while one write waits for the store."""
 PROTOCOL = "captiond"
 CLOSE_SECONDS_MAX = 1.0
 """At the end of a drain, for the records of sessions that nobody can come back to."""
+STORE_RETRY_AFTER_MS = 3_000
+"""A disk is not emptied at once; a lock or a slow sync is over by then."""
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +79,22 @@ class EnginesInUse:
     diarizer: DiarizerProfile | None
     languages: tuple[str, ...] | None = None
     """What the recognizer understands; None where it takes any."""
+    takes_guidance: bool = True
+    """False where prompts, keywords and translation mean nothing to the recognizer."""
+
+    def check_guidance(self, message: Start | Configure) -> None:
+        """Raises: UnsupportedOption."""
+        asked = {
+            "prompt": message.prompt,
+            "keywords": message.keywords,
+            'task "translate"': isinstance(message, Start) and message.task == "translate",
+        }
+        given = ", ".join(name for name, value in asked.items() if value)
+        if given and not self.takes_guidance:
+            raise UnsupportedOption(
+                "this server's recognizer writes what it hears and cannot be told more "
+                f"({given}); leave that out, or ask the operator for a Whisper checkpoint"
+            )
 
     def check_language(self, language: str | None) -> None:
         """Raises: UnsupportedOption."""
@@ -77,17 +110,34 @@ class EnginesInUse:
 def lane_options(settings: Settings, diarizer: DiarizerProfile | None) -> LaneOptions:
     """What the operator's settings mean for every lane."""
     tail_ms = min(EndpointingOptions().tail_ms, settings.endpointing_ms)
+    delay_s_max = min(WINDOW_CAP_S_MAX, settings.buffer_s - BUFFER_MARGIN_S)
     return LaneOptions(
         buffer_samples=samples_from_seconds(settings.buffer_s),
         endpointing=EndpointingOptions(hangover_ms=settings.endpointing_ms, tail_ms=tail_ms),
         windows=WindowOptions(hop_ms=settings.hop_ms, cap_ms=int(settings.window_cap_s * 1000)),
         diarizer=diarizer,
+        partial_options=PartialOptions(settings.stability, settings.stable_only),
+        limits=TuningLimits(min(settings.hop_ms_min, settings.hop_ms), int(delay_s_max * 1000)),
     )
 
 
 def utc_text(moment: datetime) -> str:
     """ISO 8601 with milliseconds and a Z."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _checkpoint_of(found: Resumable) -> Checkpoint | None:
+    """None where nothing had happened yet. Raises: SessionExpired."""
+    if found.checkpoint is None and found.last_seq == 0:
+        return None
+    try:
+        return decode(found.checkpoint or b"")
+    except UnusableCheckpoint as error:
+        reason = str(error)
+        _log.error("a session cannot go on", session_id=found.record.session_id, reason=reason)
+        raise SessionExpired(
+            "this session was left by another version of the server; start a new one"
+        ) from None
 
 
 class Hub:
@@ -102,6 +152,10 @@ class Hub:
         self._live: dict[str, LiveSession] = {}
         self._engines: EnginesInUse | None = None
         self._services: Services | None = None
+        self._thinning = 1.0
+        self._takeover = asyncio.Lock()
+        self._over: deque[str] = deque(maxlen=OVER_MAX)
+        """Sessions that ended here a moment ago: the store may not have heard of it yet."""
         metrics.session_capacity.set(settings.sessions_max)
 
     def serve_with(self, engines: EnginesInUse, dispatcher: Dispatcher) -> None:
@@ -135,13 +189,12 @@ class Hub:
             live.step()
 
     async def close(self) -> None:
-        """The drain is over: nobody can come back to a session here. Ends its readers too."""
+        """The drain is over: who comes back to a session finds it in the store, on another server
+        or the next one. Ends its readers too."""
         lives = tuple(self.sessions)
-        unfinished = [live.id for live in lives if not live.is_over]
         for live in lives:
             self._forget(live, "drained", Draining("the server has gone down"))
-        now = datetime.now(UTC)
-        records = (self.store.finish_session(name, "expired", now) for name in unfinished)
+        records = (live.give_up() for live in lives)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS_MAX):
                 await asyncio.gather(*records, return_exceptions=True)
@@ -154,6 +207,11 @@ class Hub:
     @property
     def sessions(self) -> Iterable[LiveSession]:
         return tuple(self._live.values())
+
+    @property
+    def held(self) -> set[str]:
+        """Ids of the sessions in memory, those that are being opened included."""
+        return set(self._live)
 
     def admit(self, tenant: str) -> None:
         """Raises: Draining, Overloaded, TooFast where one more session may not start."""
@@ -179,14 +237,17 @@ class Hub:
         )
 
     async def open(self, start: Start, tenant: str) -> tuple[LiveSession, Ready]:
-        """A new session. Raises: the errors of ``admit``, UnsupportedOption, StoreError."""
+        """A new session.
+
+        Raises: the errors of ``admit``, UnsupportedOption; Overloaded where the store refuses.
+        """
         self.admit(tenant)
         assert self._engines is not None
         assert self._services is not None
         self._engines.check_language(start.language)
+        self._engines.check_guidance(start)
         session_id, token = secrets.token_hex(12), new_resume_token()
-        options = lane_options(self._settings, self._engines.diarizer)
-        session = Session(session_id, start, options, seed=int(session_id[:8], 16))
+        session = self._session(session_id, start)
         record = SessionRecord(
             session_id=session_id,
             tenant=tenant,
@@ -201,17 +262,49 @@ class Hub:
         self._live[session_id] = live
         try:
             await self.store.create_session(record)
+        except StoreError as error:
+            self._live.pop(session_id, None)
+            raise Overloaded(
+                "the store takes no new session just now; try again or use another server",
+                retry_after_ms=STORE_RETRY_AFTER_MS,
+            ) from error
         except BaseException:
-            del self._live[session_id]
+            self._live.pop(session_id, None)
             raise
         self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))
         _log.info("session opened", session_id=session_id, tenant=tenant)
         return live, self._ready(live, token, seq=0)
 
+    def _session(
+        self,
+        session_id: str,
+        start: Start,
+        *,
+        epoch: int = FIRST_EPOCH,
+        checkpoint: Checkpoint | None = None,
+    ) -> Session:
+        assert self._engines is not None
+        session = Session(
+            session_id,
+            start,
+            lane_options(self._settings, self._engines.diarizer),
+            seed=int(session_id[:8], 16),
+            epoch=epoch,
+            checkpoint=checkpoint,
+            keeps_checkpoints=True,
+        )
+        session.pace_partials(self._thinning)
+        return session
+
     def check_language(self, language: str | None) -> None:
         """Raises: UnsupportedOption where the recognizer does not understand it."""
         assert self._engines is not None
         self._engines.check_language(language)
+
+    def check_guidance(self, message: Configure) -> None:
+        """Raises: UnsupportedOption where it means nothing to the recognizer."""
+        assert self._engines is not None
+        self._engines.check_guidance(message)
 
     async def resume(self, message: Resume, tenant: str) -> tuple[LiveSession, Ready]:
         """Raises: Draining; UnknownSession, the same for a wrong id, token or owner;
@@ -219,24 +312,76 @@ class Hub:
         """
         if self.is_draining:
             raise Draining("the server is going down; start a new session on another one")
-        live = self._live.get(message.session_id)
+        live = await self._still_mine(message.session_id)
         record = live.record if live else await self.store.session(message.session_id)
         token_hash = record.resume_token_hash if record else hash_resume_token("none")
         is_holder = check_resume_token(message.resume_token, token_hash)
         if record is not None and is_holder and record.tenant == tenant:
+            live = live or await self._taken_over(record)
             if live is not None and not live.is_expired:
                 _log.info("session resumed", session_id=live.id, was_attached=live.is_attached)
-                seq = min(message.last_seq, live.session.log.stored_seq)
+                seq = min(message.last_seq, live.session.log.shown_seq)
                 return live, self._ready(live, message.resume_token, seq=seq)
-            if live is not None or record.state != "open":
-                raise SessionExpired(
-                    "this session is over; start a new one (its transcript is at "
-                    f"/v1/sessions/{record.session_id}/transcript)"
-                )
+            raise SessionExpired(
+                "this session is over; start a new one (its transcript is at "
+                f"/v1/sessions/{record.session_id}/transcript)"
+            )
         raise UnknownSession(
             "no session with this id and token is waiting; start a new one (its transcript, "
             "if it ever was yours, is at /v1/sessions)"
         )
+
+    async def _still_mine(self, session_id: str) -> LiveSession | None:
+        """The session that is here, unless another server has taken it over meanwhile."""
+        live = self._live.get(session_id)
+        if live is None:
+            return None
+        try:
+            found = await self.store.load_resumable(session_id)
+        except StoreError:
+            return self._live.get(session_id)  # nobody can take anything over now
+        # What is not open any more, and did not end here, was ended by its next owner.
+        is_elsewhere = not live.is_over if found is None else found.epoch != live.epoch
+        if is_elsewhere and self._live.get(session_id) is live:
+            taken = Superseded("another server has taken this session over")
+            self._forget(live, "superseded", taken)
+        return self._live.get(session_id)
+
+    async def _taken_over(self, record: SessionRecord) -> LiveSession | None:
+        """The session as its last owner left it, who may be dead or not; None where it is over.
+
+        Raises: the errors of ``admit``, SessionExpired, StoreError.
+        """
+        async with self._takeover:  # of two who come for one session, the second finds it here
+            live = self._live.get(record.session_id)
+            if live is not None:
+                return live
+            try:
+                return await self._claimed(record)
+            except StaleOwner:
+                # Claimed or ended between the look and the claim: which one a second look tells.
+                return await self._claimed(record)
+
+    async def _claimed(self, record: SessionRecord) -> LiveSession | None:
+        found = await self.store.load_resumable(record.session_id)
+        if found is None or record.session_id in self._over:
+            return None
+        self.admit(record.tenant)
+        _checkpoint_of(found)
+        return self._gone_on_with(await self.store.claim(record.session_id, found.epoch))
+
+    def _gone_on_with(self, claimed: Resumable) -> LiveSession:
+        assert self._services is not None
+        record = claimed.record
+        start = Start.model_validate(record.options)
+        session = self._session(
+            record.session_id, start, epoch=claimed.epoch, checkpoint=_checkpoint_of(claimed)
+        )
+        live = LiveSession(session, record, self._services, epoch=claimed.epoch)
+        self._live[record.session_id] = live
+        self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))
+        _log.info("session taken over", session_id=live.id, epoch=claimed.epoch)
+        return live
 
     def _ready(self, live: LiveSession, token: str, *, seq: int) -> Ready:
         assert self._engines is not None
@@ -268,11 +413,21 @@ class Hub:
         for live in touched.values():
             live.step()
 
+    def pace_partials(self, thinning: float) -> None:
+        """Engine time is short, or is not any more: partials come every ``thinning`` hops."""
+        self._thinning = thinning
+        self.metrics.partial_thinning.set(thinning)
+        for live in self._live.values():
+            live.session.pace_partials(thinning)
+
     def _forget(
         self, live: LiveSession, ending: Ending, reason: CaptiondError | None = None
     ) -> None:
-        if self._live.pop(live.id, None) is None:
-            return
+        if self._live.get(live.id) is not live:
+            return  # forgotten already; what has its id now goes on
+        del self._live[live.id]
+        if ending not in ("superseded", "drained"):
+            self._over.append(live.id)
         live.close(reason)
         self.metrics.sessions.labels(PROTOCOL, ending).inc()
         self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))

@@ -12,27 +12,47 @@ was deleted, or when it is broken; V4 what breaks in one session stays in it.
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal, Protocol
 
 import structlog
 
 from server.dispatch import Dispatcher, Outcome
-from server.store import SessionRecord, StoreError, TranscriptStore
+from server.spool import SessionSpool, Spool
+from server.store import (
+    FIRST_EPOCH,
+    SessionRecord,
+    SessionState,
+    StaleOwner,
+    StoreError,
+    TranscriptStore,
+)
 from server.telemetry import Metrics
 from streaming.errors import CaptiondError, InternalError, Superseded, UnknownSession
-from streaming.events import DurableEvent, Event, Final, Partial, SpeechStarted
-from streaming.session import Session, SessionState
+from streaming.events import (
+    Degraded,
+    DurableEvent,
+    Event,
+    Final,
+    Partial,
+    ServerPart,
+    SpeechStarted,
+)
+from streaming.keeping import SavedPoint
+from streaming.session import Session
+from streaming.session import SessionState as Phase
 from streaming.timeline import SAMPLE_RATE_HZ
 from streaming.wire import event_fields
 
 STORE_RETRY_SECONDS = 1.0
-"""A store that refused a write is asked again; captions wait, and nothing is lost meanwhile."""
+"""A store that refused a write is asked again; until then captions are shown as not durable."""
 
-Ending = Literal["done", "expired", "deleted", "failed", "drained"]
+Ending = Literal["done", "expired", "deleted", "failed", "drained", "superseded"]
 """How a session left memory; a label of ``captiond_sessions_total``."""
 Dismiss = Callable[[CaptiondError], None]
 """Tells a connection that the session has nothing more to say to it, and why."""
@@ -57,24 +77,41 @@ class Services:
     metrics: Metrics
     resume_window_s: float
     forget: Forget
+    spool: Spool = field(default_factory=Spool)
 
 
 class LiveSession:
     """One session and all that waits for it."""
 
-    def __init__(self, session: Session, record: SessionRecord, services: Services) -> None:
+    def __init__(
+        self,
+        session: Session,
+        record: SessionRecord,
+        services: Services,
+        *,
+        epoch: int = FIRST_EPOCH,
+    ) -> None:
+        """``epoch`` is this server's turn at the session: the store takes nothing of another."""
         self.session = session
+        self.epoch = epoch
         self.record = record
         self._services = services
         self._listeners: set[Callable[[], None]] = set()
         self._dismiss: Dismiss | None = None
         """The present talker's; None while there is none."""
         self._storing: asyncio.Task[None] | None = None
+        self._spool = SessionSpool(session.log, services.spool)
+        self._is_degraded = False
+        """Readers were told that captions are not stored, and not yet that they are again."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._expiry: asyncio.TimerHandle | None = None
+        self._seen_end = 0
+        """Of the log, when the readers were last woken."""
         self._speech_shown_ns: int | None = None
         self._has_shown_words = False
+        self._is_recorded = False
+        """The store was told of the end."""
         self.is_store_refusing = False
         """The last write failed and is tried again."""
         self.is_expired = False
@@ -98,7 +135,7 @@ class LiveSession:
     @property
     def is_over(self) -> bool:
         """The last event is stored."""
-        return self.session.state is SessionState.DONE and self._is_stored
+        return self.session.state is Phase.DONE and self._is_stored
 
     @property
     def _is_stored(self) -> bool:
@@ -163,14 +200,34 @@ class LiveSession:
         with self._contained():
             self._advance()
 
+    def receive_audio(self, data: bytes) -> None:
+        """Take a packet, and ask voice activity about it where that is due.
+
+        Nothing else can follow from audio alone, so a packet costs no full step.
+        Raises: the errors of ``Session.receive_audio``.
+        """
+        if self.is_gone:
+            return
+        now_ns = time.monotonic_ns()
+        self.session.receive_audio(data, now_ns)
+        with self._contained():
+            lost = self._services.dispatcher.submit(self.session.take_activity_jobs(now_ns))
+            for job in lost:
+                self.session.receive_failure(job.number)
+            if lost:
+                self._advance()
+            elif self._timer is None:
+                self._arm(now_ns)
+
     def _advance(self) -> None:
         now_ns = time.monotonic_ns()
-        while jobs := self.session.take_jobs(now_ns):
-            for lost in self._services.dispatcher.submit(jobs):
-                self.session.receive_failure(lost.number)
+        # A session asks for all it can at once: only what lost its place may lead to more.
+        while lost := self._services.dispatcher.submit(self.session.take_jobs(now_ns)):
+            for job in lost:
+                self.session.receive_failure(job.number)
         self._store_news()
         self._arm(now_ns)
-        self._wake()
+        self._wake_for_news()
         if self.is_expired and self.is_over:
             self._services.forget(self, "expired")
 
@@ -183,6 +240,13 @@ class LiveSession:
             _log.error("session broken by a bug", session_id=self.id, exc_info=error)
             reason = InternalError("this session met a bug of the server; start a new one")
             self._services.forget(self, "failed", reason)
+
+    def _wake_for_news(self) -> None:
+        """A reader that is woken for nothing costs as much as a packet."""
+        visible_end = self.session.log.visible_end
+        if visible_end != self._seen_end or self.session.has_ack:
+            self._seen_end = visible_end
+            self._wake()
 
     def _wake(self) -> None:
         for wake in tuple(self._listeners):
@@ -218,36 +282,72 @@ class LiveSession:
     # Storing
 
     def _store_news(self) -> None:
-        if self._storing is None and self.session.log.has_unstored:
+        is_due = self.session.log.has_unstored or self.session.is_checkpoint_due
+        if self._storing is None and (is_due or (self.is_over and not self._is_recorded)):
             self._storing = asyncio.create_task(self._store(), name=f"store {self.id}")
+        if self.is_store_refusing:
+            self._spool.show()
+            self._count_spool()
+
+    def is_durable(self, event: Event) -> bool:
+        """False for an event that will be stored, and is not yet."""
+        return not isinstance(event, DurableEvent) or event.seq <= self.session.log.stored_seq
 
     async def _store(self) -> None:
         with self._contained():
             await self._store_events()
             if self.is_over:
-                state: Literal["done", "expired"] = "expired" if self.is_expired else "done"
-                store, ended_at = self._services.store, datetime.now(UTC)
-                await self._persist(lambda: store.finish_session(self.id, state, ended_at))
+                state: SessionState = "expired" if self.is_expired else "done"
+                await self._persist(self._finish(state, datetime.now(UTC)))
+                self._is_recorded = True
         self._storing = None
         self.step()
 
     async def _store_events(self) -> None:
         log = self.session.log
-        while events := log.take_unstored():
-            if not await self._persist(self._append(events)):
+        while (events := log.take_unstored()) or self.session.is_checkpoint_due:
+            # Nothing may come between the two: the checkpoint is that of these events.
+            point = self.session.checkpoint()
+            if not await self._persist(self._append(events, point)):
                 return
-            log.mark_stored(events[-1].seq)
+            if point is not None:
+                self.session.note_kept(point)
+            if events:
+                log.mark_stored(events[-1].seq)
+            self._spool.settle()
             self._wake()
+        self._tell_of_recovery()
 
-    def _append(self, events: list[DurableEvent]) -> Callable[[], Awaitable[None]]:
+    def _append(
+        self, events: list[DurableEvent], point: SavedPoint | None
+    ) -> Callable[[], Awaitable[None]]:
         fields = [event_fields(event) for event in events]
-        return lambda: self._services.store.append(self.id, fields)
+        body = None if point is None else point.body
+        tries = itertools.count()
+        append = partial(self._services.store.append, self.id, fields, epoch=self.epoch)
+        return lambda: append(checkpoint=body, is_retry=next(tries) > 0)
+
+    def _finish(self, state: SessionState, ended_at: datetime) -> Callable[[], Awaitable[None]]:
+        finish = self._services.store.finish_session
+        return lambda: finish(self.id, state, ended_at, epoch=self.epoch)
+
+    async def give_up(self) -> None:
+        """The server goes down: where nobody can come back to the session, it ends here.
+
+        Raises: StoreError.
+        """
+        if self.is_expired and not self.is_over:
+            await self._finish("expired", datetime.now(UTC))()
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> bool:
-        """Try until it is done; False where the session has been deleted."""
+        """Try until it is done; False where the session is not this server's any more."""
         while True:
             try:
                 await write()
+            except StaleOwner:
+                taken = Superseded("another server has taken this session over")
+                self._services.forget(self, "superseded", taken)
+                return False
             except StoreError as error:
                 if await self._is_deleted():
                     reason = UnknownSession("this session was deleted; start a new one")
@@ -277,12 +377,32 @@ class LiveSession:
 
     def _note_refusal(self, reason: str | None) -> None:
         """Logs when it begins and when it ends, not each try."""
-        is_refusing = reason is not None
-        if is_refusing and not self.is_store_refusing:
-            _log.error("store refuses a session's events", session_id=self.id, reason=reason)
-        elif self.is_store_refusing and not is_refusing:
+        was_refusing, self.is_store_refusing = self.is_store_refusing, reason is not None
+        if was_refusing and reason is None:
             _log.info("store takes a session's events again", session_id=self.id)
-        self.is_store_refusing = is_refusing
+        elif reason is not None and not was_refusing:
+            _log.error("store refuses a session's events", session_id=self.id, reason=reason)
+            self._tell_of_refusal()
+            self.step()
+
+    def _tell_of_refusal(self) -> None:
+        if not self._is_degraded and self.session.state is not Phase.DONE:
+            self._is_degraded = True
+            self._tell("captions are shown before they are stored: the store takes none just now")
+
+    def _tell_of_recovery(self) -> None:
+        """Everything up to here is stored; where it is not, the next write's end tells of it."""
+        if self._is_degraded and self._is_stored and not self.is_store_refusing:
+            self._is_degraded = False
+            self._tell("every caption up to here is stored", is_over=True)
+            self._count_spool()
+
+    def _tell(self, reason: str, *, is_over: bool = False) -> None:
+        log = self.session.log
+        log.post(Degraded(log.last_seq, ServerPart.STORE, reason, is_over))
+
+    def _count_spool(self) -> None:
+        self._services.metrics.spool_events.set(self._services.spool.events)
 
     # Figures
 
@@ -318,6 +438,8 @@ class LiveSession:
                 timer.cancel()
         self._services.dispatcher.forget(self.id)
         self._store_news()
+        self._spool.close()
+        self._count_spool()
         dismiss, self._dismiss = self._dismiss, None
         if dismiss is not None and reason is not None:
             dismiss(reason)
@@ -329,5 +451,7 @@ class LiveSession:
         metrics.audio_silent_seconds.inc(self.session.silent_samples / SAMPLE_RATE_HZ)
         metrics.results_superseded.inc(stats.superseded_results)
         metrics.stable_words_changed.inc(stats.broken_stable_words)
+        for guard, finals in stats.guards_fired.items():
+            metrics.guards_fired.labels(guard).inc(finals)
         for reason, samples in stats.gap_samples.items():
             metrics.audio_dropped_seconds.labels(reason.value).inc(samples / SAMPLE_RATE_HZ)

@@ -1,8 +1,8 @@
 """Tables of the transcript store, how an older database becomes a present one, how it is opened.
 
 Owns: the schema in SQLAlchemy Core, the numbered migrations, and the set-up of connections.
-Statements stay portable: the same tables can serve PostgreSQL. Times are microseconds since 1970
-in UTC, because SQLite has no type for them; JSON is text.
+Statements stay portable: the same tables serve PostgreSQL (``postgres.py``). Times are
+microseconds since 1970 in UTC, because SQLite has no type for them; JSON is text.
 Invariants: M1 a migration that was released never changes; M2 ``schema_version`` holds one row.
 """
 
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Connection,
     ForeignKey,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -36,12 +37,16 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from server import postgres
+
 READERS_MAX = 4
 """Read-only connections; each is a thread."""
 BUSY_TIMEOUT_MS = 5000
 SQLITE_SAFE = (3, 51, 3)
 """First version in which a write that meets another connection's checkpoint is safe
 (sqlite.org/wal.html#walresetbug)."""
+
+SQLITE = "sqlite+aiosqlite"
 
 Synchronous = Literal["FULL", "NORMAL"]
 
@@ -62,8 +67,13 @@ sessions = Table(
     Column("options", Text, nullable=False),
     Column("resume_token_hash", Text, nullable=False),
     Column("last_seq", BigInteger, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("owner_epoch", BigInteger, nullable=False),
+    Column("checkpoint", LargeBinary),
 )
-"""``last_seq`` is the newest event's: it makes a gap visible before it is stored."""
+"""``last_seq`` is the newest event's: it makes a gap visible before it is stored. ``owner`` is the
+server that has the session in memory, ``owner_epoch`` counts its owners; ``checkpoint`` is what the
+next one needs to go on, and null once nobody can."""
 
 events = Table(
     "events",
@@ -74,6 +84,14 @@ events = Table(
     Column("body", Text, nullable=False),
 )
 """``body`` is the event's wire JSON."""
+
+servers = Table(
+    "servers",
+    metadata,
+    Column("server_id", Text, primary_key=True),
+    Column("alive_at_us", BigInteger, nullable=False),
+)
+"""Processes that use the store, each with the last time that it said so."""
 
 _FIRST = (
     """CREATE TABLE sessions (
@@ -96,7 +114,25 @@ _FIRST = (
     )""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_OWNERS = (
+    # A check cannot be changed, only dropped with its column: sessions may end as interrupted now.
+    """ALTER TABLE sessions ADD COLUMN ending TEXT NOT NULL DEFAULT 'open'
+        CHECK (ending IN ('open', 'done', 'expired', 'interrupted'))""",
+    "UPDATE sessions SET ending = state",
+    "ALTER TABLE sessions DROP COLUMN state",
+    "ALTER TABLE sessions RENAME COLUMN ending TO state",
+    "ALTER TABLE sessions ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE sessions ADD COLUMN owner_epoch BIGINT NOT NULL DEFAULT 1",
+    "ALTER TABLE sessions ADD COLUMN checkpoint BLOB",
+    "CREATE INDEX sessions_open ON sessions (owner) WHERE state = 'open'",
+    "CREATE INDEX sessions_by_end ON sessions (ended_at_us)",
+    """CREATE TABLE servers (
+        server_id TEXT NOT NULL PRIMARY KEY,
+        alive_at_us BIGINT NOT NULL
+    )""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _OWNERS)
 """Statements that lead from version n to n + 1, for each n from 0."""
 
 
@@ -109,15 +145,18 @@ def migrate(connection: Connection) -> None:
 
     Raises: UnusableDatabase, with nothing changed.
     """
+    if connection.dialect.name == postgres.DIALECT:
+        postgres.lock_schema(connection)
     version = _present_version(connection)
     if version > len(MIGRATIONS):
         raise UnusableDatabase(
             f"it was made by a newer captiond (schema {version}, this one knows "
             f"{len(MIGRATIONS)}); upgrade captiond"
         )
+    is_postgres = connection.dialect.name == postgres.DIALECT
     for statements in MIGRATIONS[version:]:
         for statement in statements:
-            connection.execute(text(statement))
+            connection.execute(text(postgres.translated(statement) if is_postgres else statement))
     connection.execute(update(schema_version).values(version=len(MIGRATIONS)))
 
 
@@ -133,17 +172,37 @@ def _present_version(connection: Connection) -> int:
 def checked_url(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        # Not shown: what cannot be taken apart may hold a password anywhere.
         raise UnusableDatabase(
-            f"{url!r} is no database URL; try sqlite+aiosqlite:///captiond.db"
+            "it is no database URL; try sqlite+aiosqlite:///captiond.db"
         ) from None
-    if parsed.drivername != "sqlite+aiosqlite":
-        raise UnusableDatabase("only SQLite is supported; try sqlite+aiosqlite:///captiond.db")
+    if parsed.drivername == postgres.DRIVER:
+        if not parsed.database:
+            raise UnusableDatabase("name the database after the host: postgresql://host/captiond")
+        return parsed
+    if parsed.drivername != SQLITE:
+        raise UnusableDatabase(
+            "only SQLite and PostgreSQL are supported; try sqlite+aiosqlite:///captiond.db"
+        )
     if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
         raise UnusableDatabase(
             "captions need a file to survive in; name one after sqlite+aiosqlite:///"
         )
     return parsed
+
+
+def shown(url: str) -> str:
+    """For people to read: without the password, wherever it stands."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        return url.partition("://")[0] + "://…"
+    return parsed.difference_update_query(["password"]).render_as_string()
+
+
+def is_file(url: URL) -> bool:
+    return url.drivername == SQLITE
 
 
 def warn_of_old_sqlite() -> None:
@@ -161,6 +220,10 @@ def make_engine(url: URL, *, synchronous: Synchronous, is_writer: bool) -> Async
 
     Errors never quote parameters: those are captions.
     """
+    if not is_file(url):
+        return postgres.make_engine(
+            url, is_synchronous=synchronous == "FULL", pool_size=1 if is_writer else READERS_MAX
+        )
     engine = create_async_engine(
         url,
         poolclass=AsyncAdaptedQueuePool,

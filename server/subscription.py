@@ -50,7 +50,7 @@ async def subscribe(
     )
     try:
         async with contextlib.aclosing(source):
-            await _write_all(response, source)
+            await _write_all(response, source, live)
     except StoreError as error:
         _log.warning("reader sent away", session_id=session_id, reason=error.message)
     except OSError as error:  # the reader is gone, or a write's time is over
@@ -61,12 +61,16 @@ async def subscribe(
 
 
 async def _write_all(
-    response: web.StreamResponse, source: AsyncGenerator[Event | None, None]
+    response: web.StreamResponse,
+    source: AsyncGenerator[Event | None, None],
+    live: LiveSession | None,
 ) -> None:
     """Raises: ConnectionError, TimeoutError, StoreError."""
     async for event in source:
         async with asyncio.timeout(WRITE_SECONDS_MAX):
-            await response.write(b": keep-alive\n\n" if event is None else _framed(event))
+            is_durable = live is None or event is None or live.is_durable(event)
+            framed = b": keep-alive\n\n" if event is None else _framed(event, is_durable=is_durable)
+            await response.write(framed)
     async with asyncio.timeout(WRITE_SECONDS_MAX):
         await response.write_eof()
 
@@ -78,9 +82,10 @@ def _after_seq(request: web.Request) -> int:
     return int(text)
 
 
-def _framed(event: Event) -> bytes:
-    name = b"" if isinstance(event, PassingEvent) else b"id: %d\n" % event.seq
-    return name + b"data: " + encode_event(event) + b"\n\n"
+def _framed(event: Event, *, is_durable: bool) -> bytes:
+    """An event that is not stored has no id: a reader that comes back is given it again."""
+    name = b"" if isinstance(event, PassingEvent) or not is_durable else b"id: %d\n" % event.seq
+    return name + b"data: " + encode_event(event, is_durable=is_durable) + b"\n\n"
 
 
 async def _stored(

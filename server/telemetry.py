@@ -23,6 +23,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from streaming.timeline import SAMPLE_RATE_HZ
+
 LogFormat = Literal["console", "json"]
 
 SECRET_FIELDS = frozenset(
@@ -39,7 +41,8 @@ METRIC_PREFIX = "captiond"
 LATENCY_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 SHORT_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """For what should take milliseconds: commits, waiting for a batch, the event loop's lag."""
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+CONTEXT_BUCKETS_S = (1, 2, 5, 10, 15, 20, 30)
 
 
 def configure_logging(level: str, log_format: LogFormat) -> None:
@@ -132,9 +135,17 @@ class Metrics:
         return generate_latest(self.registry)
 
     def record_call(
-        self, stage: str, *, audio_seconds: float, duration_seconds: float, windows: int
+        self,
+        stage: str,
+        *,
+        audio_seconds: float,
+        duration_seconds: float,
+        windows: int,
+        context_samples: int | None = None,
     ) -> None:
         """Account for one call of an engine: a batch of ``windows`` with that much audio."""
+        if context_samples is not None:
+            self.batch_context_seconds.observe(context_samples / SAMPLE_RATE_HZ)
         self.audio_processed_seconds.labels(stage).inc(audio_seconds)
         self.inference_duration_seconds.labels(stage).observe(duration_seconds)
         self.batch_size.labels(stage).observe(windows)
@@ -196,6 +207,15 @@ class Metrics:
         self.batch_size = self._histogram(
             "batch_size", "Windows in one call of an engine.", BATCH_BUCKETS, "stage"
         )
+        self.batch_context_seconds = self._histogram(
+            "batch_context_seconds",
+            "Encoder context of one call of the recognizer, the same for all its windows.",
+            CONTEXT_BUCKETS_S,
+        )
+        self.partial_thinning = self._gauge(
+            "partial_thinning", "Hops between two partials; above 1 while engine time is short."
+        )
+        self.partial_thinning.set(1)
         self.queue_wait_seconds = self._histogram(
             "queue_wait_seconds", "A job's wait for its batch.", SHORT_BUCKETS_S, "stage"
         )
@@ -209,6 +229,9 @@ class Metrics:
         self.results_superseded = self._counter(
             "results_superseded", "Engine answers that came too late to be used."
         )
+        self.guards_fired = self._counter(
+            "guards_fired", "Finals that a guard against invented words changed.", "guard"
+        )
         self.worker_restarts = self._counter(
             "worker_restarts", "Engine processes replaced after a crash or a hang.", "stage"
         )
@@ -216,6 +239,12 @@ class Metrics:
     def _make_server_metrics(self, version: str) -> None:
         self.store_commit_seconds = self._histogram(
             "store_commit_seconds", "One group commit of the store.", SHORT_BUCKETS_S
+        )
+        self.spool_events = self._gauge(
+            "spool_events", "Durable events that clients have seen and the store has not."
+        )
+        self.sessions_swept = self._counter(
+            "sessions_swept", "Stored sessions that a sweep closed or deleted.", "action"
         )
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "How late the event loop runs a timer.", SHORT_BUCKETS_S

@@ -8,15 +8,20 @@ Shared terms
 - ``errors``: what may go wrong, by whose fault it is.
 - ``engines``: what is asked of a model, and its answers; three protocols.
 - ``events``: what a session says.
+- ``tuning_ranges``: how far a client may turn its session's options.
 - ``wire``: the native protocol's messages and their JSON.
 - ``stats``: what a session has counted.
 
 Audio becomes utterances and windows
 - ``audio``: client bytes → samples at 16 kHz.
+- ``intake``: client packets → each lane's samples and clock.
 - ``buffer``: a lane's samples by absolute index.
 - ``endpointing``: speech probability → where utterances start and end.
 - ``windows``: which span to decode next.
 - ``agreement``: which words of a partial can be trusted, where to cut.
+- ``guards``: which answers of a recognizer are not to be believed.
+- ``partials``: what is shown of uncommitted words, and whether it is heard well enough.
+- ``tuning``: what a client may change of all these for its own session.
 
 Voices become speakers
 - ``turns``: frame activity of labelled chunks → speaker turns.
@@ -34,10 +39,19 @@ One lane, one session
 - ``delays``: how late each word was written.
 - ``jobs``: what a session asks, as data for a scheduler.
 - ``publishing``: one lane's text as events.
+- ``asking``: what a lane wants of an engine.
+- ``diarizing``: one lane's work for its diarizer.
+- ``lagging``: when to say that captions are behind.
 - ``lane``: the above wired together for one lane.
+- ``reading``: what the talker was given, and how late.
+- ``acking``: how far a client may go on, and when to tell.
+- ``closing``: the last event.
+- ``checkpoint``: what a session that goes on after a crash must know, as bytes.
+- ``keeping``: from where on a client must keep its audio.
 - ``session``: one stream, from its first byte to its last event.
 
 Many sessions, and afterwards
 - ``batching``: which jobs go to an engine together.
+- ``pacing``: how far apart partials are while engine time is short.
 - ``exports``: events → JSON, TXT, SRT, VTT, RTTM, STM, CTM, SegLST.
 """

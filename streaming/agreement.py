@@ -35,6 +35,18 @@ def agreed_count(previous: Sequence[Word], newest: Sequence[Word]) -> int:
     return count
 
 
+def stable_count(earlier: Sequence[Sequence[Word]], newest: Sequence[Word], hypotheses: int) -> int:
+    """How many leading words of ``newest`` its last ``hypotheses`` agree on, itself included.
+
+    LocalAgreement-n with n = ``hypotheses``; ``earlier`` holds those before, the newest last. With
+    n = 1 every word is stable, with fewer hypotheses than n none is.
+    """
+    if len(earlier) < hypotheses - 1:
+        return 0
+    compared = earlier[len(earlier) - (hypotheses - 1) :]
+    return min((agreed_count(old, newest) for old in compared), default=len(newest))
+
+
 def cut_point(
     words: Sequence[Word],
     previous: Sequence[Word],

@@ -4,7 +4,8 @@ Owns: the encodings, the bytes of an unfinished frame, resampling. Knows nothing
 or sessions. A frame here is one value of every channel at the client's rate.
 
 Invariants:
-A1  The samples depend on the audio alone, never on how it was split into packets.
+A1  The samples depend on the audio, and on where it was flushed or skipped, alone; never on how
+    it was split into packets.
 A2  A decoder started at ``restart_frame(s)`` repeats every sample from ``s`` on, bit for bit.
 A3  Sample ``j`` belongs to the frames before its time: ``n`` frames make ``ceil(n * 16000 / rate)``
     samples, and stretches on either side of a skip neither overlap nor leave a hole.
@@ -17,8 +18,10 @@ context: 48 kHz has 28 ms of latency, 11,025 Hz 52 ms. A rate that shares no fac
 (44,101 Hz) has a grid unit, and so a latency, of one second. 16 kHz passes untouched, at once.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from math import gcd
+from typing import TypeGuard
 
 import numpy as np
 import soxr
@@ -34,7 +37,7 @@ from streaming.wire import (
     Encoding,
 )
 
-Levels = NDArray[np.float32]
+Levels = NDArray[np.float32] | NDArray[np.int16]
 """Audio at the client's rate, shape (frames, channels), on the scale of int16."""
 
 INT16_MIN, INT16_MAX = -32_768, 32_767
@@ -44,6 +47,8 @@ CONTEXT_SAMPLES = 128
 """At the lower of the two rates. With 96 and more, white noise at full scale differs from a
 one-shot run of soxr HQ by less than 0.06 of an int16 step; with 64 it differs by 15 steps."""
 RESAMPLER_QUALITY = "HQ"
+STRETCHES_MAX = 4_096
+"""Skips and pauses whose places are remembered: one a second for an hour."""
 
 
 def _mulaw_levels() -> NDArray[np.float32]:
@@ -110,12 +115,21 @@ class PcmDecoder:
         """Bytes of a frame that has not arrived whole, or that ``finish`` had to drop."""
         return len(self._carry) or self._dropped_bytes
 
-    def decode(self, data: bytes) -> list[Samples]:
+    @property
+    def has_tail(self) -> bool:
+        """Samples of frames received wait for the frames after them; see ``flush``."""
+        return not self._resampler.is_flushed(self.frames_received)
+
+    def check(self, data: bytes | memoryview) -> None:
+        """Raises: BadAudio where ``decode`` of whole frames would."""
+        self._levels(memoryview(data))
+
+    def decode(self, data: bytes | memoryview) -> list[Samples]:
         """One array per channel, of equal length, empty while a block is incomplete.
 
         Raises: BadAudio, and then nothing of ``data`` was accepted.
         """
-        whole = self._carry + data if self._carry else data
+        whole = self._carry + bytes(data) if self._carry else data
         frames = len(whole) // self.frame_bytes
         levels = self._levels(memoryview(whole)[: frames * self.frame_bytes])
         self._carry = bytes(whole[frames * self.frame_bytes :])
@@ -126,6 +140,13 @@ class PcmDecoder:
         """The rest of the samples; a partial frame is dropped and stays in ``dangling_bytes``."""
         self._dropped_bytes = self.dangling_bytes
         self._carry = b""
+        return _by_channel(self._flush())
+
+    def flush(self) -> list[Samples]:
+        """The samples that waited for more; what follows is decoded as after silence.
+
+        For a source that has paused: what it said must not wait until it speaks again.
+        """
         return _by_channel(self._flush())
 
     def drop_partial_frame(self) -> None:
@@ -154,7 +175,8 @@ class PcmDecoder:
 
         It lies one left context before the sample's block. The new decoder starts there as if in
         silence, so what it makes of the samples before ``sample`` is to be discarded. The client
-        must repeat the skips after that frame too.
+        must repeat the skips after that frame too; where ``flush`` was called after it, samples
+        next to that place may differ by what lies within the resampler's context.
         """
         return self._resampler.restart_frame(sample)
 
@@ -165,8 +187,10 @@ class PcmDecoder:
 
     def _levels(self, data: memoryview) -> Levels:
         if self._encoding == "pcm_s16le":
-            flat = np.frombuffer(data, dtype="<i2").astype(np.float32)
-        elif self._encoding == "pcm_f32le":
+            # A view of the packet: at 16 kHz its only copy is the one into the lane's buffer.
+            whole = np.frombuffer(data, dtype="<i2").astype(np.int16, copy=False)
+            return whole.reshape(-1, self._channels)
+        if self._encoding == "pcm_f32le":
             flat = self._float_levels(np.frombuffer(data, dtype="<f4"))
         else:
             flat = _COMPANDED_LEVELS[self._encoding][np.frombuffer(data, dtype=np.uint8)]
@@ -231,21 +255,25 @@ class _BlockResampler:
     def __init__(self, grid: _Grid, channels: int, start_frame: int) -> None:
         self._grid = grid
         self._channels = channels
+        self._stretches: list[tuple[int, int]] = []
+        """(sample, frame) where each stretch began; as many as unstored audio may need."""
         self.start_at(start_frame)
 
     def start_at(self, frame: int) -> None:
         """A new stretch; what comes before it is silence to the filter."""
         grid = self._grid
         block = frame // grid.block_frames
-        self._stretch_frame = frame
-        self._stretch_sample = self.samples_produced = grid.first_sample(frame)
+        self.samples_produced = grid.first_sample(frame)
+        self._stretches.append((self.samples_produced, frame))
+        if len(self._stretches) > STRETCHES_MAX:
+            del self._stretches[: STRETCHES_MAX // 2]
         self._block_start_sample = block * grid.block_samples
         silence = frame - (block * grid.block_frames - grid.left_frames)
-        self._pending: Levels = np.zeros((silence, self._channels), np.float32)
+        self._pending: NDArray[np.float32] = np.zeros((silence, self._channels), np.float32)
 
     def resample(self, levels: Levels) -> Samples:
         """Shape (samples, channels): all blocks that are now complete."""
-        self._pending = np.concatenate((self._pending, levels))
+        self._pending = np.concatenate((self._pending, levels), dtype=np.float32)
         blocks = [self._empty()]
         while len(self._pending) >= self._grid.window_frames:
             blocks.append(self._next_block())
@@ -263,10 +291,15 @@ class _BlockResampler:
             blocks.append(block[: len(block) - surplus])
         return np.concatenate(blocks)
 
+    def is_flushed(self, end_frame: int) -> bool:
+        return self.samples_produced >= self._grid.first_sample(end_frame)
+
     def restart_frame(self, sample: int) -> int:
         block = sample // self._grid.block_samples
         frame = max(0, block * self._grid.block_frames - self._grid.left_frames)
-        return max(frame, self._stretch_frame) if sample >= self._stretch_sample else frame
+        at = bisect_right(self._stretches, sample, key=lambda stretch: stretch[0]) - 1
+        # Nothing before its stretch was heard in a sample; there may be skipped time there.
+        return max(frame, self._stretches[at][1]) if at >= 0 else frame
 
     def _next_block(self) -> Samples:
         grid = self._grid
@@ -295,13 +328,21 @@ class _Passthrough:
 
     def resample(self, levels: Levels) -> Samples:
         self.samples_produced += len(levels)
-        return _rounded(levels)
+        return levels if _is_int16(levels) else _rounded(levels)
 
     def flush(self, end_frame: int) -> Samples:
         return np.zeros((end_frame - self.samples_produced, self._channels), np.int16)
 
+    def is_flushed(self, end_frame: int) -> bool:
+        return self.samples_produced >= end_frame
+
     def restart_frame(self, sample: int) -> int:
         return sample
+
+
+def _is_int16(levels: Levels) -> TypeGuard[Samples]:
+    """They are samples as they come."""
+    return levels.dtype == np.int16
 
 
 def _rounded(levels: Levels) -> Samples:
@@ -309,7 +350,7 @@ def _rounded(levels: Levels) -> Samples:
 
 
 def _by_channel(samples: Samples) -> list[Samples]:
-    return [np.ascontiguousarray(channel) for channel in samples.T]
+    return list(samples.T)
 
 
 def _ceil_div(dividend: int, divisor: int) -> int:

@@ -87,13 +87,12 @@ class SampleBuffer:
             raise LookupError(
                 f"samples {span.start}..{span.end} asked for, {self._start}..{self._end} are held"
             )
-        result = np.zeros(span.samples, np.int16)
+        result = np.empty(span.samples, np.int16)
         for cell in range(span.start // CHUNK_SAMPLES, -(-span.end // CHUNK_SAMPLES)):
-            if chunk := self._chunks.get(cell):
-                origin = cell * CHUNK_SAMPLES
-                low, high = max(span.start, origin), min(span.end, origin + CHUNK_SAMPLES)
-                source = chunk.samples[low - origin : high - origin]
-                result[low - span.start : high - span.start] = source
+            chunk, origin = self._chunks.get(cell), cell * CHUNK_SAMPLES
+            low, high = max(span.start, origin), min(span.end, origin + CHUNK_SAMPLES)
+            source = 0 if chunk is None else chunk.samples[low - origin : high - origin]
+            result[low - span.start : high - span.start] = source
         return result
 
     def release(self, before: int) -> None:

@@ -10,7 +10,7 @@ are forgotten, except for the last pass, which may reach back ``CAPTIONS_MAX`` c
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from streaming.attribution import attribute_by_overlap
 from streaming.engines import Word
@@ -23,6 +23,16 @@ REVISION_HORIZON_SAMPLES = 120 * SAMPLE_RATE_HZ
 CAPTIONS_MAX = 2_000
 """More than 30 minutes of the shortest captions that endpointing makes."""
 
+NAMES_MAX = 64
+"""Names of a lane that audio not yet captioned may fall under; the oldest are forgotten first, and
+words from before them are the diarizer's."""
+SPEAKERS_MAX = 1_000
+"""Names that a lane is known to have spoken under; more are captioned, and not counted."""
+
+STATE_CAPTIONS_MAX = 64
+"""Captions in a state: those whose speakers are still looked for, from half a minute of talk."""
+STATE_NAMES_MAX = 64
+
 Attribute = Callable[[Sequence[Span], Sequence[Turn]], list[str | None]]
 
 
@@ -34,6 +44,17 @@ class SentCaption:
     words: tuple[Span, ...]
     speakers: list[str | None]
     rev: int = 0
+    is_named: bool = False
+    """Its lane had a name: no turn has a say in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BookState:
+    """What whoever takes a lane over must know of its captions."""
+
+    names: tuple[tuple[int, str | None], ...]
+    named_speakers: tuple[str, ...]
+    sent: tuple[SentCaption, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +66,50 @@ class SpeakerChange:
     runs: tuple[SpeakerRun, ...]
 
 
-@dataclass(slots=True)
 class CaptionBook:
     """One lane's captions.
 
     ``lane_name`` is the speaker of every word where the lane belongs to one person; acoustic
-    turns are then not asked for.
+    turns are then not asked for. A lane may get another name; no caption reaches across that.
     """
 
-    lane_name: str | None = None
-    attribute: Attribute = attribute_by_overlap
-    _sent: deque[SentCaption] = field(default_factory=lambda: deque(maxlen=CAPTIONS_MAX))
+    def __init__(
+        self, lane_name: str | None = None, attribute: Attribute = attribute_by_overlap
+    ) -> None:
+        self._attribute = attribute
+        self._names: deque[tuple[int, str | None]] = deque([(0, lane_name)], NAMES_MAX)
+        """(sample, whose the audio is from there on)"""
+        self._sent: deque[SentCaption] = deque(maxlen=CAPTIONS_MAX)
+        self.named_speakers: set[str] = set()
+        """Those who said something while the lane had their name."""
 
     @property
-    def has_words(self) -> bool:
-        return bool(self._sent)
+    def lane_name(self) -> str | None:
+        """Whose the newest audio is."""
+        return self._names[-1][1]
+
+    def state(self, since: int) -> BookState:
+        """What ``resume`` needs; captions that end before sample ``since`` keep their speakers."""
+        sent = [caption for caption in self._sent if _ends_after(caption, since)]
+        speakers = sorted(self.named_speakers)[:STATE_NAMES_MAX]
+        return BookState(tuple(self._names), tuple(speakers), tuple(sent[-STATE_CAPTIONS_MAX:]))
+
+    def resume(self, state: BookState) -> None:
+        """Go on with the book whose state it was."""
+        self._names.clear()
+        self._names.extend(state.names)
+        self.named_speakers.update(state.named_speakers)
+        self._sent.extend(state.sent)
+
+    def rename(self, name: str | None, at: int) -> None:
+        """Audio from sample ``at`` on is this person's; None: as the turns say."""
+        if self._names[-1][0] == at:
+            self._names.pop()
+        self._names.append((at, name))
+
+    def name_at(self, sample: int) -> str | None:
+        """Whose the audio at a sample is."""
+        return next((name for at, name in reversed(self._names) if at <= sample), None)
 
     def attributed(self, words: Sequence[Word], turns: Sequence[Turn]) -> tuple[CaptionWord, ...]:
         """The words with their speakers, as far as they are known now."""
@@ -72,15 +122,20 @@ class CaptionBook:
     def remember(self, caption_id: str, words: Sequence[CaptionWord]) -> None:
         """These words were committed as a final caption."""
         spans = tuple(word.span for word in words)
-        self._sent.append(SentCaption(caption_id, spans, [word.speaker for word in words]))
+        name = self.name_at(spans[0].start) if spans else None
+        if name is not None and len(self.named_speakers) < SPEAKERS_MAX:
+            self.named_speakers.add(name)
+        speakers = [word.speaker for word in words]
+        self._sent.append(SentCaption(caption_id, spans, speakers, is_named=name is not None))
 
     def revise(self, turns: Sequence[Turn], *, since: int = 0) -> list[SpeakerChange]:
         """Compare every remembered caption that ends after sample ``since`` with the turns."""
-        changes = [self._revise_one(sent, turns) for sent in self._sent if _ends_after(sent, since)]
+        open_to_turns = (sent for sent in self._sent if not sent.is_named)
+        changes = [self._revise_one(s, turns) for s in open_to_turns if _ends_after(s, since)]
         return [change for change in changes if change is not None]
 
     def _revise_one(self, sent: SentCaption, turns: Sequence[Turn]) -> SpeakerChange | None:
-        speakers = self._speakers(sent.words, turns)
+        speakers = self._attribute(sent.words, turns)
         # A name that was given is not taken back for want of evidence: turns age out of memory.
         speakers = [new or old for new, old in zip(speakers, sent.speakers, strict=True)]
         runs = changed_runs(sent.speakers, speakers)
@@ -91,9 +146,8 @@ class CaptionBook:
         return SpeakerChange(sent.caption_id, sent.rev, runs)
 
     def _speakers(self, words: Sequence[Span], turns: Sequence[Turn]) -> list[str | None]:
-        if self.lane_name is not None:
-            return [self.lane_name] * len(words)
-        return self.attribute(words, turns)
+        name = self.name_at(words[0].start) if words else None
+        return self._attribute(words, turns) if name is None else [name] * len(words)
 
 
 def _ends_after(sent: SentCaption, sample: int) -> bool:

@@ -45,6 +45,16 @@ class EvidenceItem:
     speaker: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class VoiceState:
+    """One speaker as whoever takes a lane over will know them: by the centroid alone."""
+
+    number: int
+    weight_seconds: float
+    embedding: bytes
+    """float16."""
+
+
 class SpeakerEvidence:
     """All that one lane knows about its voices."""
 
@@ -60,7 +70,7 @@ class SpeakerEvidence:
         self._is_last_asked = False
         self._speakers: list[int] = []
         self._centroids = np.zeros((0, 0))
-        self._last_number = 0
+        self.last_number = 0
 
     def __len__(self) -> int:
         return len(self._items) + len(self._retained)
@@ -82,11 +92,40 @@ class SpeakerEvidence:
     def add(self, embedding: Embedding, weight_seconds: float) -> EvidenceItem:
         """Take an embedding that ``fits``; its speaker is provisional until the next answer."""
         assert self.has_room_for(1), "release the oldest items first"
+        if self._retained and self._retained[0].embedding.shape != embedding.shape:
+            # Voices that another server's diarizer knew: there is no comparing them.
+            self._retained, self._speakers, self._centroids = [], [], np.zeros((0, 0))
         item = EvidenceItem(embedding, weight_seconds, self._nearest(embedding, self._near_cosine))
         self._items.append(item)
         self._unclustered += 1
         self._is_last_asked = False
         return item
+
+    def state(self, bytes_max: int) -> tuple[VoiceState, ...]:
+        """The speakers, those who said most first, as many as have room."""
+        seconds = dict.fromkeys(self._speakers, 0.0)
+        for item in (*self._retained, *self._items):
+            if item.speaker in seconds:
+                seconds[item.speaker] += item.weight_seconds
+        rows = zip(self._speakers, self._centroids.astype(np.float16), strict=True)
+        voices = [VoiceState(n, round(seconds[n], 3), row.tobytes()) for n, row in rows]
+        voices.sort(key=lambda voice: -voice.weight_seconds)
+        count = bytes_max // max(1, self._centroids.shape[1] * 2)
+        return tuple(voices[:count])
+
+    def resume(self, voices: Sequence[VoiceState], last_number: int) -> None:
+        """Know the speakers again; what they said before is one piece of evidence for each."""
+        self.last_number = last_number
+        self._retained = [
+            EvidenceItem(
+                np.frombuffer(voice.embedding, np.float16).astype(np.float32),
+                voice.weight_seconds,
+                voice.number,
+            )
+            for voice in voices
+        ]
+        if self._retained:
+            self._update_centroids(self._retained)
 
     def release(self, items: Iterable[EvidenceItem]) -> None:
         """Give up the detail of old items; up to ``RETAINED_MAX`` of them stay as evidence.
@@ -156,8 +195,8 @@ class SpeakerEvidence:
             # Somebody is speaking: the first speaker needs no minimum.
             new = [max(appearing, key=lambda c: float(seconds[c]))]
         for cluster in new:
-            self._last_number += 1
-            names[cluster] = self._last_number
+            self.last_number += 1
+            names[cluster] = self.last_number
         return names
 
     def _update_centroids(self, items: Sequence[EvidenceItem]) -> None:

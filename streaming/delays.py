@@ -16,6 +16,12 @@ MARK_NS = 20_000_000
 MARKS_MAX = 20_000
 """More than six minutes of live packets of 20 ms; beyond it, packets share marks at any pace."""
 
+BURST_SECONDS = 30
+"""One Whisper window: a longer stall is no live talk any more."""
+BURST_NS = BURST_SECONDS * 1_000_000_000
+LONG_AGO_NS = -(1 << 62)
+"""Before every reading of a monotonic clock."""
+
 
 class ArrivalClock:
     """When each sample arrived, for the samples that may still be asked for."""
@@ -68,6 +74,27 @@ class ArrivalClock:
         """No sample before this one will be asked for; the newest mark always stays."""
         count = min(bisect_left(self._ends, before), max(0, len(self._ends) - 1))
         del self._ends[:count], self._times_ns[:count]
+
+
+class SpeechPace:
+    """Where a lane's audio would be, had it come at the pace of speech.
+
+    A stream may be ahead of the pace by ``BURST_NS`` before it counts as faster than speech: what
+    was recorded before it could connect, and what waited in a stalled network, is live.
+    """
+
+    def __init__(self) -> None:
+        self._spoken_ns = LONG_AGO_NS
+        """When the last sample would have been there."""
+
+    def note(self, samples: int, now_ns: int) -> None:
+        """So much audio has arrived."""
+        since_ns = max(self._spoken_ns, now_ns - BURST_NS)
+        self._spoken_ns = since_ns + samples * 1_000_000 // SAMPLES_PER_MS
+
+    def spoken_ns(self, samples_ago: int) -> int:
+        """When the sample so far before the last one would have been there."""
+        return self._spoken_ns - samples_ago * 1_000_000 // SAMPLES_PER_MS
 
 
 class WordDelays:

@@ -13,6 +13,7 @@ on. It differs in that a frame between the two thresholds keeps the state it fin
 onset needs its frames before anything is announced, since a stream cannot take it back.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,9 @@ PAUSE_MS_MIN = 160
 """A shorter pause is part of speech: plosives close the mouth for up to 150 ms."""
 SPEECH_SPANS_MAX = 4_096
 """Per utterance, so that one that never ends stays bounded; pauses after these are not split."""
+STATE_SPANS_MAX = 64
+"""Of an open utterance's stretches of speech, those that its state keeps apart: 20 s of speech
+that pauses three times a second. Older ones are told as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,27 @@ class Offset:
     """Its speech without the pauses; in order, apart, never empty."""
 
 
+@dataclass(frozen=True, slots=True)
+class OpenSpeechState:
+    """Speech that has not ended, for whoever takes the endpointing over."""
+
+    start: int
+    at: int
+    frames_on: int
+    is_announced: bool
+    is_paused: bool
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointerState:
+    """All that later decisions depend on."""
+
+    judged: int
+    floor: int
+    open_speech: OpenSpeechState | None
+
+
 class _OpenSpeech:
     """Speech from its first frame on, announced as an utterance or not yet."""
 
@@ -86,6 +111,15 @@ class _OpenSpeech:
         self.is_announced = False
         self.is_paused = False
         self.spans = [first]
+
+    @classmethod
+    def of(cls, state: OpenSpeechState) -> "_OpenSpeech":
+        speech = cls(state.start, state.spans[0])
+        speech.at = state.at
+        speech.frames_on = state.frames_on
+        speech.is_announced, speech.is_paused = state.is_announced, state.is_paused
+        speech.spans = list(state.spans)
+        return speech
 
     @property
     def end(self) -> int:
@@ -99,6 +133,18 @@ class _OpenSpeech:
             self.spans.append(frame)
         else:
             self.spans[-1] = Span(last.start, frame.end)
+
+
+def latest_spans(spans: Sequence[Span], since: int) -> tuple[Span, ...]:
+    """The stretches of speech from a sample on, oldest first, as few as a state keeps apart.
+
+    The last one always stays, with its true end.
+    """
+    last = spans[-1]
+    cut = [Span(min(max(s.start, since), s.end), s.end) for s in spans if s.end > since]
+    cut = cut or [Span(max(last.start, last.end - 1), last.end)]
+    older, newer = cut[: 1 - STATE_SPANS_MAX], cut[1 - STATE_SPANS_MAX :]
+    return (Span(older[0].start, older[-1].end), *newer) if older else tuple(newer)
 
 
 class Endpointer:
@@ -141,6 +187,30 @@ class Endpointer:
     def settled(self) -> int:
         """Every sample before it is silence or in an ended utterance, and will stay so."""
         return self._open.start if self._open else self._start_before(self.judged)
+
+    def state(self, since: int) -> EndpointerState:
+        """What ``resume`` needs, with speech before sample ``since`` left out."""
+        speech = self._open
+        if speech is None:
+            return EndpointerState(self.judged, self._floor, None)
+        spans = latest_spans(speech.spans, since)
+        return EndpointerState(
+            self.judged,
+            self._floor,
+            OpenSpeechState(
+                speech.start,
+                speech.at,
+                speech.frames_on,
+                speech.is_announced,
+                speech.is_paused,
+                spans,
+            ),
+        )
+
+    def resume(self, state: EndpointerState) -> None:
+        """Go on as the endpointer whose state it was would have."""
+        self.judged, self._floor = state.judged, state.floor
+        self._open = None if state.open_speech is None else _OpenSpeech.of(state.open_speech)
 
     def receive(self, probabilities: NDArray[np.float32]) -> list[Onset | Offset]:
         """Judge the next frames, shape (frames,)."""

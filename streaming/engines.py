@@ -9,7 +9,7 @@ counted from the first sample of the question.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,17 @@ class RecognizerProfile:
     """Ascending; a partial is heard in the first that holds it, or in the last."""
     final_context_samples: int
     """Every final is padded to it."""
+    partial_margin_samples: int = 0
+    """Silence that a partial's context must hold behind it."""
+
+    def context_samples(self, window: SpeechWindow) -> int:
+        """What the encoder is given for a window: windows with equal contexts share a call."""
+        if window.is_final:
+            return self.final_context_samples
+        contexts = self.partial_contexts_samples
+        wanted = max(len(window.samples) + self.partial_margin_samples, contexts[0])
+        wanted <<= window.context_widening
+        return next((context for context in contexts if context >= wanted), contexts[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +168,14 @@ class Recognizer(Protocol):
     """Turns speech into words. One answer per window, in order; neighbours change nothing."""
 
     def recognize(self, windows: Sequence[SpeechWindow]) -> list[Hypothesis]: ...
+
+
+@runtime_checkable
+class ProfiledRecognizer(Recognizer, Protocol):
+    """A recognizer whose windows do not cost what they are long."""
+
+    @property
+    def profile(self) -> RecognizerProfile: ...
 
 
 class Diarizer(Protocol):

@@ -1,15 +1,18 @@
 """A session's events in order, with one read cursor per subscriber.
 
-Durable events become visible only when the store has them (``mark_stored``); passing events wait
+Durable events become visible when the store has them (``mark_stored``), or, while the store
+refuses, when the server lets them be seen all the same (``show_unstored``); passing events wait
 behind the durable ones that came before them, so every reader sees one order. A newer partial
 replaces an unread older one of its lane, but never the news that another caption was withdrawn.
 Pure: the server moves events between log, store and sockets.
 
-Invariants: L1 durable seqs are gap-free from 1; L2 nothing is visible before it is stored; L3 a
-cursor yields each durable event once, in order; L4 stored entries beyond ``entries_max`` leave
-memory, oldest first, and a cursor that still needed one says so by ``Behind``. What is not stored
-stays: ``is_congested`` says when to take no more audio.
+Invariants: L1 durable seqs are gap-free from 1; L2 nothing is visible before it is stored or
+shown; L3 a cursor yields each durable event once, in order; L4 stored entries beyond
+``entries_max`` leave memory, oldest first, and a cursor that still needed one says so by
+``Behind``. What is not stored stays: ``is_congested`` says when to take no more audio.
 """
+
+from collections.abc import Iterator
 
 from streaming.events import DurableEvent, Event, Partial, PassingEvent
 
@@ -29,18 +32,21 @@ class Behind(Exception):
 class EventLog:
     """Append at the end, read by cursors, forget at the front."""
 
-    def __init__(self, *, entries_max: int = ENTRIES_MAX) -> None:
+    def __init__(self, *, entries_max: int = ENTRIES_MAX, stored_seq: int = 0) -> None:
+        """``stored_seq``: the last event that another log had stored when this one took over."""
         self._entries: list[Event | None] = []
         self._base = 0
         """Position of the first entry in memory; None marks a replaced partial."""
         self._entries_max = entries_max
         self._unstored: list[tuple[int, int]] = []
         """(position, seq) of durable entries that the store does not have yet."""
-        self._taken_seq = 0
-        self._forgotten_seq = 0
+        self._taken_seq = stored_seq
+        self._forgotten_seq = stored_seq
         self._partial_of_lane: dict[int, int] = {}
-        self.last_seq = 0
-        self.stored_seq = 0
+        self.last_seq = stored_seq
+        self.stored_seq = stored_seq
+        self.shown_seq = stored_seq
+        """Readers may see the durable events up to this one; never below ``stored_seq``."""
 
     @property
     def next_seq(self) -> int:
@@ -72,7 +78,7 @@ class EventLog:
     @property
     def is_congested(self) -> bool:
         """More waits for the store than the log would keep of what is stored."""
-        return self._end - self._visible_end > self._entries_max
+        return self._end - self._stored_end > self._entries_max
 
     @property
     def has_unstored(self) -> bool:
@@ -88,8 +94,19 @@ class EventLog:
     def mark_stored(self, seq: int) -> None:
         """The store has every event up to ``seq``: readers may see them."""
         self.stored_seq = max(self.stored_seq, seq)
+        self.shown_seq = max(self.shown_seq, seq)
         self._unstored = [entry for entry in self._unstored if entry[1] > seq]
         self._trim()
+
+    @property
+    def hidden(self) -> Iterator[DurableEvent]:
+        """Durable events that readers may not see yet, oldest first."""
+        places = range(self._shown, len(self._unstored))
+        return (self._durable_at(self._unstored[place][0]) for place in places)
+
+    def show_unstored(self, seq: int) -> None:
+        """Readers may see the durable events up to ``seq``, though the store has not got them."""
+        self.shown_seq = max(self.shown_seq, min(seq, self.last_seq))
 
     def cursor(self, after_seq: int = 0) -> "Cursor":
         """A reader that has seen the durable events up to ``after_seq``."""
@@ -100,7 +117,18 @@ class EventLog:
         return self._base + len(self._entries)
 
     @property
-    def _visible_end(self) -> int:
+    def visible_end(self) -> int:
+        """One past the last place that readers may see: it grows with whatever there is to read."""
+        shown = self._shown
+        return self._unstored[shown][0] if shown < len(self._unstored) else self._end
+
+    @property
+    def _shown(self) -> int:
+        """How many of the unstored events may be seen."""
+        return self.shown_seq - self.stored_seq
+
+    @property
+    def _stored_end(self) -> int:
         return self._unstored[0][0] if self._unstored else self._end
 
     def _durable_at(self, position: int) -> DurableEvent:
@@ -111,7 +139,7 @@ class EventLog:
 
     def _trim(self) -> None:
         surplus = len(self._entries) - self._entries_max
-        surplus = min(surplus, self._visible_end - self._base)
+        surplus = min(surplus, self._stored_end - self._base)
         if surplus <= 0:
             return
         for event in self._entries[:surplus]:
@@ -134,7 +162,7 @@ class Cursor:
 
     @property
     def has_more(self) -> bool:
-        return self._position < self._log._visible_end
+        return self._position < self._log.visible_end
 
     def read(self, limit: int) -> list[Event]:
         """Up to ``limit`` events, oldest first; empty when there is nothing new.
@@ -146,7 +174,7 @@ class Cursor:
             raise Behind(self.seq, log._forgotten_seq)
         self._position = max(self._position, log._base)
         events: list[Event] = []
-        while len(events) < limit and self._position < log._visible_end:
+        while len(events) < limit and self._position < log.visible_end:
             event = log._entries[self._position - log._base]
             self._position += 1
             if event is None:

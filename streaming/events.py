@@ -41,6 +41,12 @@ class SessionStage(StrEnum):
     DIARIZATION = "diarizer"
 
 
+class ServerPart(StrEnum):
+    """What else a ``degraded`` event may be about."""
+
+    STORE = "store"
+
+
 @dataclass(frozen=True, slots=True)
 class Final:
     """An utterance, or a cut part of a long one, whose text and times will not change."""
@@ -168,8 +174,10 @@ class Degraded:
     """A stage is not working for this session; the others go on."""
 
     after_seq: int
-    stage: SessionStage
+    stage: SessionStage | ServerPart
     reason: str
+    is_over: bool = False
+    """True where it works again."""
 
 
 DurableEvent = Final | Revision | LanguageDetected | Gap | Done

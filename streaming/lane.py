@@ -10,14 +10,13 @@ can ask for it again; N3 decoded, silent and gap samples add up to what was rece
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypeGuard
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from streaming.captions import REVISION_HORIZON_SAMPLES
-from streaming.delays import ArrivalClock, WordDelays
-from streaming.endpointing import EndpointingOptions, Onset
+from streaming.asking import Ask
+from streaming.captions import REVISION_HORIZON_SAMPLES, BookState
+from streaming.delays import ArrivalClock, SpeechPace, WordDelays
+from streaming.diarizing import SpeakersState, SpeakerWork
+from streaming.endpointing import EndpointingOptions, Onset, latest_spans
 from streaming.engines import (
     Activity,
     Clusters,
@@ -25,12 +24,12 @@ from streaming.engines import (
     Hypothesis,
     Observation,
     Samples,
-    SpeakerChunk,
     SpeechWindow,
 )
 from streaming.events import SessionStage, SpeechEnded, SpeechStarted
-from streaming.jobs import Answer, JobKind, Question
-from streaming.listening import Listener, SpeechEdge
+from streaming.jobs import PATIENCE_NS, Answer, JobKind
+from streaming.listening import Listener, ListenerState, SpeechEdge
+from streaming.partials import PartialOptions
 from streaming.publishing import Publisher, SessionScope
 from streaming.recognition import (
     FinalText,
@@ -39,29 +38,20 @@ from streaming.recognition import (
     PartialText,
     Recognition,
     Request,
+    UtteranceState,
 )
-from streaming.speakers import SpeakerTracker
+from streaming.speakers import is_sound_clusters, sound_observations
 from streaming.speech_times import within_speech
 from streaming.timeline import SAMPLE_RATE_HZ, Span
-from streaming.turns import Turn
+from streaming.tuning import TuningLimits, tuned_endpointing, tuned_partials, tuned_windows
 from streaming.windows import WindowOptions
+from streaming.wire import Start
 
 DIARIZER_BACKLOG_SAMPLES_MAX = 30 * SAMPLE_RATE_HZ
 """Chunks that waited longer for a diarizer (or for half of the buffer, where that is less) are
 dropped: text must not wait for their audio."""
-CHUNKS_PER_ASK_MAX = 16
-LOCAL_SPEAKERS_MAX = 16
-"""Far more than a diarizer tells apart in one chunk (pyannote's models: three)."""
 ARRIVALS_KEPT_SAMPLES = 60 * SAMPLE_RATE_HZ
 """Delays of words that a slow reader gets up to a minute late are still true."""
-
-PATIENCE_NS = {
-    JobKind.DETECT: 100_000_000,
-    JobKind.RECOGNIZE: 1_000_000_000,
-    JobKind.OBSERVE: 2_000_000_000,
-    JobKind.CLUSTER: 3_000_000_000,
-}
-"""How long after the arrival of its audio an answer is still in time, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +64,35 @@ class LaneOptions:
     diarizer: DiarizerProfile | None
     """None: no speakers are looked for."""
     partials: bool = True
+    partial_options: PartialOptions = field(default_factory=PartialOptions)
+    limits: TuningLimits = field(default_factory=TuningLimits)
+    """What a client may change of these for its own session."""
+
+    def tuned(self, start: Start, buffer_samples: int) -> "LaneOptions":
+        """As one session has asked for them. Raises: UnsupportedOption."""
+        return replace(
+            self,
+            buffer_samples=buffer_samples,
+            endpointing=tuned_endpointing(self.endpointing, start),
+            windows=tuned_windows(self.windows, start, self.limits),
+            diarizer=self.diarizer if start.diarize else None,
+            partials=self.partials and start.partials,
+            partial_options=tuned_partials(self.partial_options, start),
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """Questions for an engine, before the session gives them a number."""
+class LaneState:
+    """What whoever takes a session over must know of one lane."""
 
-    kind: JobKind
-    questions: tuple[Question, ...]
-    audio_samples: int
-    is_final: bool
-    deadline_ns: int
-    subject: Request | tuple[Span, ...] | None = None
-    """What the answer is about, where the kind does not tell."""
+    index: int
+    start: int
+    listener: ListenerState
+    utterances: tuple[UtteranceState, ...]
+    speech: tuple[Span, ...]
+    """Of ended utterances that are not committed."""
+    book: BookState
+    speakers: SpeakersState
 
 
 class Lane:
@@ -99,33 +105,28 @@ class Lane:
         self._scope = scope
         self._listener = Listener(options.buffer_samples, options.endpointing)
         self._recognition = Recognition(
-            options.windows, scope.new_caption_id, partials=options.partials
+            options.windows,
+            scope.new_caption_id,
+            partials=options.partials,
+            partial_options=options.partial_options,
         )
         self._publisher = Publisher(index, name, scope)
-        self._tracker = self._new_tracker(None if name is not None else options.diarizer)
-        self._speaker_names: dict[int, str] = {}
-        self._chunks: deque[Span] = deque()
+        chunk_age_max = min(DIARIZER_BACKLOG_SAMPLES_MAX, options.buffer_samples // 2)
+        self._speakers = SpeakerWork(options.diarizer, scope, chunk_age_max)
+        if name is None:
+            self._speakers.begin()
         self._speech: deque[Span] = deque()
         """Speech of ended utterances that is not dealt with yet."""
-        self._chunk_age_max = min(DIARIZER_BACKLOG_SAMPLES_MAX, options.buffer_samples // 2)
-        self._observing = False
         self._arrivals = ArrivalClock()
+        self._pace = SpeechPace()
         self.delays = WordDelays(self._arrivals)
         self._progress: deque[tuple[int, int]] = deque()
         """(durable seq, sample): audio before the sample is dealt with once the seq is stored."""
         self._dealt_with = self._stored_through = 0
+        self.start = 0
+        """Where on the session's clock the lane joined."""
+        self.last_audio_ns = 0
         self._is_ending = False
-        self._had_last_question = False
-        self._has_given_up_speakers = False
-
-    def _new_tracker(self, profile: DiarizerProfile | None) -> SpeakerTracker | None:
-        return None if profile is None else SpeakerTracker(profile, name_of=self._speaker_name)
-
-    def _speaker_name(self, number: int) -> str:
-        """Lanes share one series of names: the same number is another person elsewhere."""
-        if number not in self._speaker_names:
-            self._speaker_names[number] = self._scope.new_speaker_name()
-        return self._speaker_names[number]
 
     # Audio in
 
@@ -142,21 +143,47 @@ class Lane:
     @property
     def backlog_samples(self) -> int:
         """Received, and neither captioned, found silent nor given up."""
-        return self.received - self._dealt_with
+        return max(0, self.received - self._dealt_with)
+
+    @property
+    def audio_samples(self) -> int:
+        """Samples since it joined, skipped ones included."""
+        return self.received - self.start
 
     @property
     def silent_samples(self) -> int:
-        return self._listener.silent_samples
+        return self._listener.silent_samples - self.start
 
     @property
-    def has_open_speech(self) -> bool:
-        """True while more audio could change an utterance, or some was never judged."""
-        return not self._listener.is_idle
+    def is_settled(self) -> bool:
+        """False while more audio could change an utterance, or some was never judged."""
+        return self._listener.is_settled
+
+    def join_at(self, sample: int) -> None:
+        """A session's clock had come so far when the lane was added; call it first."""
+        self._listener.skip(sample)
+        self._listener.take_edges()
+        self.start = self._dealt_with = self._stored_through = sample
+
+    def rename(self, name: str | None) -> None:
+        """The audio that follows is this person's; None: whose it is the diarizer finds."""
+        if name == self._publisher.lane_name:
+            return
+        self.end_utterance()
+        self._publisher.rename(name, self.received)
+        if name is None:
+            self._speakers.begin()
+
+    @property
+    def given_names(self) -> set[str | None]:
+        """The lane's present name, and those under which something was said."""
+        return {self._publisher.lane_name, *self._publisher.named_speakers}
 
     def receive(self, samples: Samples, now_ns: int) -> None:
         """Take audio; ``take_asks`` says what it leads to."""
         self._listener.receive(samples)
         self._arrivals.note(self.received, now_ns)
+        self._pace.note(len(samples), now_ns)
 
     def end_utterance(self) -> None:
         """Close what is open at the last sample received."""
@@ -168,27 +195,84 @@ class Lane:
         self._arrivals.note(self.received, now_ns)
 
     def end(self) -> None:
-        """No audio will follow."""
+        """No audio will follow; what has not come again never will."""
+        self._listener.give_up_missing()
         self.end_utterance()
         self._is_ending = True
+
+    # Going on after a crash
+
+    @property
+    def restart(self) -> int:
+        """Audio before this sample will not be asked for by a lane that goes on from ``state``."""
+        needed = [self._listener.restart]
+        uncommitted = self._recognition.restart
+        needed.append(self._listener.settled if uncommitted is None else uncommitted)
+        if self._speakers.restart is not None:
+            needed.append(self._speakers.restart)
+        return min(needed)
+
+    def state(self, voices_bytes_max: int) -> LaneState:
+        """What ``resume`` needs, where audio comes again from ``restart`` on."""
+        since = self.restart
+        speech = [part for part in self._speech if part.end > since]
+        return LaneState(
+            index=self.index,
+            start=self.start,
+            listener=self._listener.state(since),
+            utterances=self._recognition.state(),
+            speech=latest_spans(speech, since) if speech else (),
+            book=self._publisher.state(since),
+            speakers=self._speakers.state(since, voices_bytes_max),
+        )
+
+    def resume(self, state: LaneState, first_sample: int) -> None:
+        """Go on as the lane whose state it was; audio comes again from ``first_sample`` on."""
+        self.start = state.start
+        self._listener.resume(state.listener, first_sample)
+        self._recognition.resume(state.utterances)
+        self._speech.extend(state.speech)
+        self._publisher.resume(state.book)
+        self._speakers.resume(state.speakers)
+        self._tell_tracker_of_open_speech()  # before any of its audio may be released (N2)
+        self._dealt_with = self._stored_through = first_sample
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Audio that was received before has not all come again: nothing is asked meanwhile."""
+        return self._listener.is_catching_up
+
+    def pace_partials(self, thinning: float) -> None:
+        """See ``Session.pace_partials``."""
+        self._recognition.thinning = thinning
 
     # Asks out
 
     def take_asks(self, now_ns: int) -> list[Ask]:
         """What the engines should answer now."""
+        if self.is_catching_up:
+            self._release(self.restart)
+            return []
         self._hear(self._listener.take_edges())
-        asks = [
-            self._ask_activity(now_ns),
-            self._ask_words(now_ns),
-            self._ask_speakers(now_ns),
-            self._ask_clusters(now_ns),
-        ]
+        asks = [self._ask_activity(now_ns), self._ask_words(now_ns)]
+        found = [ask for ask in asks if ask is not None]
+        listener, is_last = self._listener, self._is_ending and self.is_text_done
+        found += self._speakers.take_asks(
+            listener.buffer, listener.judged, now_ns, self._due_ns, is_last=is_last
+        )
         self._note_progress()
-        return [ask for ask in asks if ask is not None]
+        return found
+
+    def take_activity_ask(self, now_ns: int) -> Ask | None:
+        """What audio alone leads to; everything else waits for an answer or for time."""
+        return self._ask_activity(now_ns)
 
     def _due_ns(self, kind: JobKind, sample: int, now_ns: int) -> int:
         arrival = self._arrivals.arrival_ns(sample)
-        return (now_ns if arrival is None else arrival) + PATIENCE_NS[kind]
+        if arrival is None:
+            return now_ns + PATIENCE_NS[kind]
+        # An upload that is far ahead of real time must not stand before those who talk.
+        return max(arrival, self._pace.spoken_ns(self.received - sample)) + PATIENCE_NS[kind]
 
     def _ask_activity(self, now_ns: int) -> Ask | None:
         window = self._listener.take_window()
@@ -212,43 +296,10 @@ class Lane:
             is_final=request.is_final,
             draft=request.draft,
             seed=speech.seed + span.start,
+            context_widening=request.context_widening,
         )
         due_ns = self._due_ns(JobKind.RECOGNIZE, span.end, now_ns)
         return Ask(JobKind.RECOGNIZE, (question,), span.samples, request.is_final, due_ns, request)
-
-    def _ask_speakers(self, now_ns: int) -> Ask | None:
-        if self._tracker is None or self._has_given_up_speakers:
-            return None
-        self._chunks += self._tracker.take_chunks()
-        self._drop_late_chunks()
-        if self._observing or not self._chunks:
-            return None
-        self._observing = True
-        count = min(len(self._chunks), CHUNKS_PER_ASK_MAX)
-        chunks = tuple(self._chunks.popleft() for _ in range(count))
-        questions = tuple(SpeakerChunk(self._listener.buffer.read(chunk)) for chunk in chunks)
-        due_ns = self._due_ns(JobKind.OBSERVE, chunks[0].end, now_ns)
-        samples = sum(chunk.samples for chunk in chunks)
-        return Ask(JobKind.OBSERVE, questions, samples, True, due_ns, chunks)
-
-    def _drop_late_chunks(self) -> None:
-        oldest = self._listener.judged - self._chunk_age_max
-        while self._observing and self._chunks and self._chunks[0].start < oldest:
-            self._chunks.popleft()
-            self._scope.stats.dropped_chunks += 1
-
-    def _ask_clusters(self, now_ns: int) -> Ask | None:
-        if self._tracker is None or self._has_given_up_speakers:
-            return None
-        if self._observing or self._chunks:
-            return None
-        is_last = self._is_ending and self.is_text_done
-        self._had_last_question = is_last and not self._tracker.is_asked
-        question = self._tracker.question(is_last=is_last)
-        if question is None:
-            return None
-        due_ns = now_ns + PATIENCE_NS[JobKind.CLUSTER]
-        return Ask(JobKind.CLUSTER, (question,), 0, True, due_ns)
 
     # Answers in
 
@@ -274,14 +325,16 @@ class Lane:
                 heard = Span(edge.speech[0].start, edge.speech[-1].end)
                 self._tell_tracker(heard, is_open=False)
                 log.post(SpeechEnded(log.last_seq, self.index, edge.at))
+        self._tell_tracker_of_open_speech()
+
+    def _tell_tracker_of_open_speech(self) -> None:
         open_speech = self._listener.open_speech
         if open_speech is not None:
             self._tell_tracker(open_speech, is_open=True)
 
     def _tell_tracker(self, span: Span, *, is_open: bool) -> None:
-        """Speech without pre-roll, hangover and tail: a voice has no say in silence."""
-        if self._tracker is not None:
-            self._tracker.receive_speech(span, is_open=is_open)
+        if self._publisher.name_at(span.start) is None:
+            self._speakers.receive_speech(span, is_open=is_open)
 
     def receive_words(self, request: Request, hypothesis: Hypothesis | None) -> None:
         """A hypothesis; None where the engine failed, or a partial lost its place."""
@@ -295,40 +348,27 @@ class Lane:
         self, chunks: Sequence[Span], observations: Sequence[Observation] | None
     ) -> None:
         """Observations of chunks; None where the diarizer failed."""
-        self._observing = False
-        if self._has_given_up_speakers:
-            return
-        if observations is None:
-            self._scope.stats.dropped_chunks += len(chunks)
-            self._publisher.degraded(
-                SessionStage.DIARIZATION, "captions go on without new speakers"
-            )
-        elif self._tracker is not None:
-            self._tracker.receive_observations(chunks, observations)
-            self._revise()
+        if not self._speakers.has_given_up:
+            self._tell_or_revise(self._speakers.receive_observations(chunks, observations))
 
     def receive_clusters(self, clusters: Clusters | None) -> None:
         """Speakers of all evidence; None where the diarizer failed."""
-        if self._tracker is None or self._has_given_up_speakers:
-            return
-        if clusters is None:
-            self._tracker.abandon_question()
-            self._publisher.degraded(
-                SessionStage.DIARIZATION, "speakers are not regrouped until it recovers"
-            )
-        else:
-            self._tracker.receive_clusters(clusters)
+        if not self._speakers.has_given_up:
+            self._tell_or_revise(self._speakers.receive_clusters(clusters))
+
+    def _tell_or_revise(self, trouble: str | None) -> None:
+        if trouble is None:
             self._revise()
+        else:
+            self._publisher.degraded(SessionStage.DIARIZATION, trouble)
 
     def give_up_speakers(self) -> None:
         """The session ends and the diarizer does not answer."""
-        if not self._is_speaker_work_done:
+        if not self._speakers.is_done:
             self._publisher.degraded(
                 SessionStage.DIARIZATION, "it did not answer in time at the end"
             )
-            # What is known of the speakers stays; only nothing more is asked or taken.
-            self._has_given_up_speakers = True
-            self._chunks.clear()
+            self._speakers.give_up()
 
     def answer(self, ask: Ask, answers: Sequence[Answer] | None) -> None:
         """Route the answers of an ask; None where there are none to be had.
@@ -343,9 +383,9 @@ class Lane:
             self.receive_words(ask.subject, first if isinstance(first, Hypothesis) else None)
         elif ask.kind is JobKind.OBSERVE:
             assert isinstance(ask.subject, tuple)
-            self.receive_speakers(ask.subject, _sound_observations(ask.subject, answers or ()))
+            self.receive_speakers(ask.subject, sound_observations(ask.subject, answers or ()))
         else:
-            self.receive_clusters(first if _is_sound_clusters(first) else None)
+            self.receive_clusters(first if is_sound_clusters(first) else None)
 
     # Events out
 
@@ -355,9 +395,9 @@ class Lane:
             return
         outcome = replace(outcome, words=within_speech(outcome.words, self._speech_in(outcome)))
         if isinstance(outcome, PartialText):
-            self._publisher.partial(outcome, self._turns())
+            self._publisher.partial(outcome, self._speakers.turns)
         else:
-            self._publisher.final(outcome, self._turns())
+            self._publisher.final(outcome, self._speakers.turns)
 
     def _speech_in(self, text: PartialText | FinalText) -> list[Span]:
         parts = (*self._speech, *self._listener.open_parts)
@@ -366,24 +406,16 @@ class Lane:
     def _revise(self) -> None:
         is_last = self._is_ending and self.is_text_done
         since = 0 if is_last else max(0, self.received - REVISION_HORIZON_SAMPLES)
-        self._publisher.revise(self._turns(), since=since)
-
-    def _turns(self) -> Sequence[Turn]:
-        return () if self._tracker is None else self._tracker.turns()
+        self._publisher.revise(self._speakers.turns, since=since)
 
     # What is done, and what may be forgotten
 
     @property
     def is_text_done(self) -> bool:
         """Every word of the audio received is committed."""
-        return self._listener.is_idle and self._recognition.is_idle
-
-    @property
-    def _is_speaker_work_done(self) -> bool:
-        if self._tracker is None or self._has_given_up_speakers:
-            return True
-        is_quiet = not self._chunks and not self._observing and not self._tracker.is_asked
-        return is_quiet and self._had_last_question
+        is_heard = self._listener.is_idle and self._recognition.is_idle
+        # What comes again is not lost if it does not: it was never acknowledged.
+        return is_heard or self.is_catching_up
 
     @property
     def is_text_finished(self) -> bool:
@@ -393,13 +425,12 @@ class Lane:
     @property
     def is_finished(self) -> bool:
         """The lane has nothing more to say."""
-        return self.is_text_finished and self._is_speaker_work_done
+        return self.is_text_finished and self._speakers.is_done
 
     @property
     def speaker_names(self) -> set[str]:
         """Everybody who said something here, as far as it is known."""
-        named = self._publisher.lane_speakers
-        return named if named is not None else {turn.speaker for turn in self._turns()}
+        return self._publisher.named_speakers | self._speakers.speaker_names
 
     def stored_through(self) -> int:
         """Audio before this sample is silent, committed and stored, or reported as a gap."""
@@ -424,32 +455,8 @@ class Lane:
         needed = [dealt_with, self._listener.judged]
         if self._recognition.earliest_needed is not None:
             needed.append(self._recognition.earliest_needed)
-        if self._tracker is not None and self._tracker.earliest_needed is not None:
-            needed.append(self._tracker.earliest_needed)
-        if self._chunks:
-            needed.append(self._chunks[0].start)
+        if self._speakers.earliest_needed is not None:
+            needed.append(self._speakers.earliest_needed)
         start = min(needed)
         self._listener.buffer.release(start)
         self._arrivals.forget(max(0, start - ARRIVALS_KEPT_SAMPLES))
-
-
-def _sound_observations(
-    chunks: Sequence[Span], answers: Sequence[Answer]
-) -> Sequence[Observation] | None:
-    """One usable observation per chunk, or None."""
-    sound = [answer for answer in answers if _is_sound_observation(answer)]
-    return sound if len(sound) == len(answers) == len(chunks) else None
-
-
-def _is_sound_observation(answer: Answer) -> TypeGuard[Observation]:
-    """Activity and embeddings tell of the same local speakers. Embeddings are the tracker's to
-    judge one by one."""
-    if not isinstance(answer, Observation) or answer.activity.ndim != 2:
-        return False
-    frames, speakers = answer.activity.shape
-    is_whole = frames > 0 and answer.embeddings.ndim == 2 and len(answer.embeddings) == speakers
-    return is_whole and speakers <= LOCAL_SPEAKERS_MAX and bool(np.isfinite(answer.activity).all())
-
-
-def _is_sound_clusters(answer: Answer | None) -> TypeGuard[Clusters]:
-    return isinstance(answer, Clusters) and np.issubdtype(answer.labels.dtype, np.integer)

@@ -8,11 +8,12 @@ of all utterances equals what was judged, at every moment outside an utterance.
 """
 
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 
 from streaming.buffer import SampleBuffer
-from streaming.endpointing import Endpointer, EndpointingOptions, Offset, Onset
+from streaming.endpointing import Endpointer, EndpointerState, EndpointingOptions, Offset, Onset
 from streaming.engines import ACTIVITY_FRAME_SAMPLES, Activity, ActivityWindow, Samples
 from streaming.timeline import Span
 
@@ -21,7 +22,26 @@ FRAMES_MIN = 3
 FRAMES_MAX = 128
 """4 s: a file that is sent at full speed must not hold up the batch."""
 
+ENDS_KEPT_MAX = 64
+"""Places where an utterance must end and that are not reached yet, in a state: one or two are
+usual. A client that flushes after each packet loses the rest of them in a crash, and no audio."""
+
 SpeechEdge = Onset | Offset
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerState:
+    """What whoever takes a lane over must know of what was heard."""
+
+    heard: int
+    """Samples received: those before it will come again, and were judged already or will be."""
+    judged: int
+    silent_through: int
+    silent_samples: int
+    ends: tuple[Span, ...]
+    activity: bytes | None
+    """The voice activity engine's own state at ``judged``."""
+    endpointer: EndpointerState
 
 
 class Listener:
@@ -38,6 +58,45 @@ class Listener:
         self._silent_through = 0
         self.judged = 0
         self.silent_samples = 0
+        self._heard = 0
+        """Audio before this sample came before, to somebody else."""
+        self._buffer_samples = buffer_samples
+
+    @property
+    def restart(self) -> int:
+        """Audio before this sample will not be asked for by an ear that goes on from here."""
+        speech_end = self._endpointer.last_speech_end
+        return self.judged if speech_end is None else min(self.judged, speech_end - 1)
+
+    def state(self, since: int) -> ListenerState:
+        """What ``resume`` needs; speech before sample ``since`` is left out."""
+        return ListenerState(
+            heard=max(self.buffer.end, self._heard),
+            judged=self.judged,
+            silent_through=self._silent_through,
+            silent_samples=self.silent_samples,
+            ends=tuple(self._ends)[:ENDS_KEPT_MAX],
+            activity=self._state,
+            endpointer=self._endpointer.state(since),
+        )
+
+    def resume(self, state: ListenerState, start: int) -> None:
+        """Go on as the ear whose state it was; audio from sample ``start`` on will come again."""
+        self.buffer = SampleBuffer(self._buffer_samples, start)
+        self._heard, self.judged = state.heard, state.judged
+        self._silent_through, self.silent_samples = state.silent_through, state.silent_samples
+        self._ends = deque(state.ends)
+        self._state = state.activity
+        self._endpointer.resume(state.endpointer)
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Audio that was received before has not all come again."""
+        return self.buffer.end < self._heard
+
+    def give_up_missing(self) -> None:
+        """What has not come again never will: it is taken for silence."""
+        self.buffer.skip(max(0, self._heard - self.buffer.end))
 
     @property
     def settled(self) -> int:
@@ -71,6 +130,11 @@ class Listener:
         is_judged = self.judged == self.buffer.end and not self._ends and self._asked is None
         return is_judged and self.open_start is None
 
+    @property
+    def is_settled(self) -> bool:
+        """And all of it is silence or in an ended utterance, and will stay so."""
+        return self.is_idle and self.settled == self.buffer.end
+
     def receive(self, samples: Samples) -> None:
         """Raises: BufferFull."""
         self.buffer.append(samples)
@@ -83,6 +147,8 @@ class Listener:
         """Time passes without audio: what is open must end before it."""
         end = self.buffer.end
         self.buffer.skip(samples)
+        if end < self._heard:
+            return  # heard before: where it made an utterance end is known
         if self._ends and self._ends[-1].end == end:
             self._ends[-1] = Span(self._ends[-1].start, self.buffer.end)
         else:
@@ -90,7 +156,7 @@ class Listener:
 
     def take_window(self) -> ActivityWindow | None:
         """The next frames to judge, unless some are being judged."""
-        if self._asked is not None:
+        if self._asked is not None or self.is_catching_up:
             return None
         end = self._ends[0].start if self._ends else self.buffer.end
         frames = min((end - self.judged) // ACTIVITY_FRAME_SAMPLES, FRAMES_MAX)
@@ -118,7 +184,8 @@ class Listener:
         frames = max(1, self._asked.samples // ACTIVITY_FRAME_SAMPLES)
         if activity is None or activity.probabilities.shape != (frames,):
             activity = Activity(np.ones(frames, np.float32), b"")
-        probabilities = np.nan_to_num(activity.probabilities, nan=1.0)
+        heard = activity.probabilities
+        probabilities = np.where(np.isfinite(heard), heard, np.float32(1))
         self._state = activity.state or None
         self.judged = self._asked.end
         self._asked = None

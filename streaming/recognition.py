@@ -11,15 +11,16 @@ answers to finals alone, not on which partials came in time; R5 the words of fin
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from streaming.agreement import agreed_count, cut_point
+from streaming.agreement import agreed_count, cut_point, stable_count
 from streaming.endpointing import Onset
 from streaming.engines import Hypothesis, Word
+from streaming.partials import PartialContext, PartialOptions
 from streaming.timeline import SAMPLES_PER_MS, Span
-from streaming.windows import Window, WindowOptions, WindowPlanner
+from streaming.windows import OpenWindowState, Window, WindowOptions, WindowPlanner
 
 GAP_SAMPLES_MIN = 200 * SAMPLES_PER_MS
 """A pause this long between words is a safe place to cut (design: commit rule)."""
@@ -43,6 +44,8 @@ class Request:
     """The utterance goes on: only the words before the cut are committed."""
     caption_id: str
     draft: tuple[int, ...]
+    context_widening: int = 0
+    """See ``SpeechWindow``; 0 for finals, which may not depend on partials (R4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,34 +86,64 @@ class LostText:
 Outcome = PartialText | FinalText | LostText
 
 
-class _Utterance:
-    def __init__(self, onset: Onset, options: WindowOptions) -> None:
-        self.planner = WindowPlanner(options)
-        self.planner.open(onset.start, onset.at)
-        self.end: int | None = None
-        self.begin_caption()
+@dataclass(frozen=True, slots=True)
+class UtteranceState:
+    """What is not committed of an utterance; partials and drafts are made anew."""
 
-    def begin_caption(self) -> None:
+    window: OpenWindowState
+    end: int | None
+    caption_id: str | None
+    was_shown: bool
+
+
+class _Utterance:
+    def __init__(self, options: WindowOptions, stability: int) -> None:
+        self._hypotheses_kept = max(1, stability - 1)
+        self.planner = WindowPlanner(options)
+        self.end: int | None = None
         self.caption_id: str | None = None
         """Given with the first window, so that ids count up in the order of the audio."""
-        self.previous: tuple[Word, ...] = ()
+        self.begin_caption()
+
+    def resume(self, state: UtteranceState) -> None:
+        self.planner.resume(state.window)
+        self.end, self.caption_id = state.end, state.caption_id
+        self.was_shown = state.was_shown
+
+    def begin_caption(self) -> None:
+        self.caption_id = None
+        self.earlier: tuple[tuple[Word, ...], ...] = ()
+        """Hypotheses of its last partials, the newest last."""
         self.stable: tuple[Word, ...] = ()
         self.draft: tuple[int, ...] = ()
         self.was_shown = False
+
+    def heard(self, words: tuple[Word, ...]) -> None:
+        """Keep a partial's hypothesis for the next ones to be compared with."""
+        self.earlier = (*self.earlier, words)[-self._hypotheses_kept :]
 
 
 class Recognition:
     """The windows of one lane, in order."""
 
     def __init__(
-        self, options: WindowOptions, new_caption_id: Callable[[], str], *, partials: bool
+        self,
+        options: WindowOptions,
+        new_caption_id: Callable[[], str],
+        *,
+        partials: bool,
+        partial_options: PartialOptions | None = None,
     ) -> None:
         self._options = options
         self._new_caption_id = new_caption_id
         self._partials = partials
+        self._partial_options = partial_options or PartialOptions()
+        self._context = PartialContext()
         self._utterances: deque[_Utterance] = deque()
         self._final: Request | None = None
         self._partial: Request | None = None
+        self.thinning = 1.0
+        """Hops between two partials; above 1 while the server is short of engine time."""
 
     @property
     def is_idle(self) -> bool:
@@ -131,7 +164,41 @@ class Recognition:
 
     def open(self, onset: Onset) -> None:
         """Speech began."""
-        self._utterances.append(_Utterance(onset, self._options))
+        utterance = self._new_utterance()
+        utterance.planner.open(onset.start, onset.at)
+
+    def _new_utterance(self) -> _Utterance:
+        utterance = _Utterance(self._options, self._partial_options.stability)
+        self._utterances.append(utterance)
+        return utterance
+
+    @property
+    def restart(self) -> int | None:
+        """As ``earliest_needed``, for one that goes on from ``state``; it asks again."""
+        starts = [] if self._final is None else [self._final.window.span.start]
+        if self.earliest_needed is not None:
+            starts.append(self.earliest_needed)
+        return min(starts, default=None)
+
+    def state(self) -> tuple[UtteranceState, ...]:
+        """What ``resume`` needs: all that is not committed, as if nothing of it had been asked."""
+        windows = [utterance.planner.state for utterance in self._utterances]
+        if windows and windows[0] is None:
+            # Its last window is asked for already.
+            assert self._final is not None
+            asked = self._final.window
+            start = asked.content.start
+            windows[0] = OpenWindowState(asked.span.start, start, start, start)
+        return tuple(
+            UtteranceState(window, utterance.end, utterance.caption_id, utterance.was_shown)
+            for window, utterance in zip(windows, self._utterances, strict=True)
+            if window is not None
+        )
+
+    def resume(self, utterances: Sequence[UtteranceState]) -> None:
+        """Go on as the recognition whose state it was would have."""
+        for state in utterances:
+            self._new_utterance().resume(state)
 
     def close(self, end: int) -> PartialText | None:
         """The utterance that is open ended. Returns the withdrawal of what was shown of a rest
@@ -175,9 +242,11 @@ class Recognition:
     def _partial_request(self, head: _Utterance, end: int) -> Request | None:
         if not self._partials or self._partial is not None:
             return None
-        window = head.planner.next_partial(end)
+        window = head.planner.next_partial(end, self.thinning)
         if window is not None:
-            self._partial = Request(window, False, False, self._caption_id(head), head.draft)
+            self._partial = Request(
+                window, False, False, self._caption_id(head), head.draft, self._context.widening
+            )
             return self._partial
         return None
 
@@ -203,13 +272,14 @@ class Recognition:
             return None
         assert head is not None
         words = words_on_lane(hypothesis, request.window)
-        stable = agreed_count(head.previous, words)
-        head.previous, head.draft = words, hypothesis.tokens[:DRAFT_TOKENS_MAX]
-        head.stable = words[:stable]
-        if not words and not head.was_shown:
+        stable = stable_count(head.earlier, words, self._partial_options.stability)
+        head.heard(words)
+        head.draft, head.stable = hypothesis.tokens[:DRAFT_TOKENS_MAX], words[:stable]
+        shown = head.stable if self._partial_options.stable_only else words
+        if not shown and not head.was_shown:
             return None
         head.was_shown = True
-        return PartialText(request.caption_id, request.window.content, words, stable)
+        return PartialText(request.caption_id, request.window.content, shown, stable)
 
     def _commit(
         self, head: _Utterance, request: Request, words: tuple[Word, ...], hypothesis: Hypothesis
@@ -220,6 +290,8 @@ class Recognition:
             # By the same rule as in the next window, so that each word is in one of them.
             words = tuple(_clamped(word, content) for word in words if _is_before(word, content))
         stable = head.stable[: len(words)] if request.is_cut else head.stable
+        if head.earlier:
+            self._context.compare(head.earlier[-1], words, content.end)
         text = FinalText(
             caption_id=request.caption_id,
             span=content,

@@ -12,19 +12,24 @@ after it; S4 an answer is taken once, a late one is counted and dropped.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 
-from streaming.audio import PcmDecoder
+from streaming.acking import Acknowledgements, Credit
+from streaming.asking import Ask
+from streaming.checkpoint import VOICES_BYTES_MAX, Checkpoint, encode, first_checkpoint
+from streaming.closing import closing_event
 from streaming.errors import BadAudio, OutOfOrder, TooFast, UnsupportedOption
 from streaming.eventlog import EventLog
-from streaming.events import Done, DurableEvent, Event, Final, Lag, Partial
-from streaming.jobs import STAGE_OF_KIND, Answer, Job, JobKind
-from streaming.lane import PATIENCE_NS, Ask, Lane, LaneOptions
-from streaming.publishing import SessionScope, SpeechSettings
-from streaming.stats import SessionStats
-from streaming.timeline import SAMPLE_RATE_HZ, seconds
-from streaming.wire import Ack, AudioFormat, Configure, Start
+from streaming.events import Event
+from streaming.intake import Piece, TaggedIntake, make_intake
+from streaming.jobs import PATIENCE_NS, STAGE_OF_KIND, Answer, Job, JobKind
+from streaming.keeping import Keeper, SavedPoint
+from streaming.lagging import LagNotice
+from streaming.lane import Lane, LaneOptions
+from streaming.publishing import SessionScope
+from streaming.reading import TalkerReading, WordDelay
+from streaming.timeline import SAMPLE_RATE_HZ
+from streaming.wire import CHANNELS_MAX, Ack, Configure, Start
 
 IDLE_FLUSH_NS = 1_000_000_000
 """Without audio for this long the open utterance is closed: a muted speaker has stopped."""
@@ -32,11 +37,11 @@ SPEAKER_GRACE_NS = 15_000_000_000
 """How long the end of a session waits for the diarizer's last pass."""
 ACK_SAMPLES = SAMPLE_RATE_HZ
 """Progress that is worth a message."""
-BUFFER_MARGIN_SAMPLES = 2 * SAMPLE_RATE_HZ
-"""A resampler gives up to a second of audio at once."""
-LAG_SECONDS_MIN = 3.0
-"""Below this, captions count as live: a hop, a window and a full batch fit in."""
-LAG_SECONDS_STEP = 1.0
+BUFFER_MARGIN_SAMPLES = 3 * SAMPLE_RATE_HZ
+"""A resampler gives up to a second of audio at once; what comes again after a crash begins with
+left context, which is not part of the credit."""
+NUMBERS_PER_EPOCH = 1 << 40
+"""Job numbers of different owners never meet: a late answer of an earlier one is dropped."""
 
 
 class SessionState(Enum):
@@ -45,58 +50,69 @@ class SessionState(Enum):
     DONE = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class WordDelay:
-    """How late one word was written, in seconds after the arrival of its last sample."""
-
-    is_final: bool
-    seconds: float
-
-
 class Session:
     """See the module's docstring for the order of calls."""
 
-    def __init__(self, session_id: str, start: Start, options: LaneOptions, *, seed: int) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        start: Start,
+        options: LaneOptions,
+        *,
+        seed: int,
+        epoch: int = 1,
+        checkpoint: Checkpoint | None = None,
+        keeps_checkpoints: bool = False,
+    ) -> None:
         """``options.buffer_samples`` is the credit: audio that may be sent ahead of captions.
 
+        ``epoch`` counts the owners of the session, this one included; ``checkpoint`` is what the
+        last one left. ``keeps_checkpoints``: the caller stores what ``checkpoint`` gives, and
+        nothing is acknowledged that another owner might need.
         Raises: UnsupportedOption, BadAudio.
         """
-        _check_offered(start.audio)
+        held = checkpoint or first_checkpoint(start, seed)
+        self._intake = make_intake(start.audio, held.frame, held.intake)
         self.id = session_id
         self.start = start
-        self.state = SessionState.OPEN
-        self.log = EventLog()
-        self.stats = SessionStats()
-        self._credit_samples = options.buffer_samples
+        self.state = SessionState.DONE if held.is_done else SessionState.OPEN
+        self.log = EventLog(stored_seq=held.seq)
+        self.stats = held.stats
         audio = start.audio
-        self._decoder = PcmDecoder(audio.encoding, audio.sample_rate, audio.channels)
-        self.speech = SpeechSettings(
-            start.language, start.task, start.prompt, tuple(start.keywords), seed
-        )
-        scope = SessionScope(
+        self.speech = held.speech
+        self._scope = SessionScope(
             self.log, self.stats, self.speech, self._new_caption_id, self._new_speaker_name
         )
-        names = audio.channel_names or [None] * audio.channels
-        lane_options = LaneOptions(
-            buffer_samples=options.buffer_samples + BUFFER_MARGIN_SAMPLES,
-            endpointing=options.endpointing,
-            windows=options.windows,
-            diarizer=options.diarizer if start.diarize else None,
-            partials=options.partials and start.partials,
+        # The credit of a tagged session is one for all its lanes: one of them may use all of it.
+        lanes_max = CHANNELS_MAX if audio.tagged else 1
+        self._lane_options = options.tuned(
+            start, options.buffer_samples * lanes_max + BUFFER_MARGIN_SAMPLES
         )
-        self._lanes = [Lane(i, name, lane_options, scope) for i, name in enumerate(names)]
+        self._lanes: dict[int, Lane] = {}
+        self._captions, self._speakers = held.captions, held.speakers
+        self._thinning = 1.0
+        self._stirred: dict[int, Lane] = {}
+        """Lanes that something happened to since they had nothing to ask; a packet is one's."""
+        if not audio.tagged:
+            for index, name in enumerate(audio.channel_names or [None] * audio.channels):
+                self._new_lane(index, name)
+        for state in held.lanes:
+            lane = self._lanes.get(state.index) or self._new_lane(
+                state.index, state.book.names[-1][1]
+            )
+            lane.resume(state, self._intake.samples_produced(state.index))
         self._pending: dict[int, tuple[Lane, Ask]] = {}
-        self._last_number = 0
-        self._captions = 0
-        self._speakers = 0
+        self._last_number = epoch * NUMBERS_PER_EPOCH
         self._is_attached = True
-        self._last_audio_ns = 0
         self._speaker_deadline_ns: int | None = None
-        self._written_seq = self._read_seq = 0
-        """Written to any connection; and to the present one, which may have to read again."""
-        self._credit_frame = 0
-        self._acked_frame = self._acked_credit = 0
-        self._lag_s = 0.0
+        self._reading = TalkerReading(
+            self.stats, lambda index: self._lanes[index].delays, written_seq=held.seq
+        )
+        self._credit = Credit(audio, options.buffer_samples, held.credit_frame)
+        self._keeps_checkpoints = keeps_checkpoints
+        self._keeper = Keeper(self._intake, self._lanes, held.frame, held.heard_frames)
+        self._acks = Acknowledgements(ACK_SAMPLES * audio.sample_rate // SAMPLE_RATE_HZ)
+        self._lag = LagNotice(self.log)
 
     # From the client
 
@@ -108,33 +124,72 @@ class Session:
         """
         if self.state is not SessionState.OPEN:
             raise OutOfOrder("audio after end; start a new session for more audio")
-        bytes_held = self._decoder.dangling_bytes
-        frames = (bytes_held + len(data)) // self._decoder.frame_bytes
-        if self.frames_received + frames > self.credit_until_frame:
+        frames = self._intake.frames_in(data)
+        end = self._intake.frames_received + frames
+        # Credit never goes down: what was given before is enough to know of most packets.
+        if end > self._credit.frame and end > self.credit_until_frame:
             raise TooFast(
                 f"audio beyond frame {self.credit_until_frame}; wait for an ack with a higher "
                 "credit_until_frame, then resume and send on from resume_from_frame"
             )
-        for lane, samples in zip(self._lanes, self._decoder.decode(data), strict=True):
-            lane.receive(samples, now_ns)
-        self._last_audio_ns = now_ns
+        pieces = self._intake.decode(data)
+        if frames:  # a packet that only keeps the connection is no sign that somebody speaks
+            self._take(pieces, now_ns)
+
+    def _take(self, pieces: Sequence[Piece], now_ns: int) -> None:
+        for piece in pieces:
+            lane = self._lanes[piece.lane]
+            lane.receive(piece.samples, now_ns)
+            if piece.skipped_samples:
+                lane.skip(piece.skipped_samples, now_ns)
+            lane.last_audio_ns = now_ns
+            self._stirred[lane.index] = lane
+
+    def set_lane(self, index: int, name: str | None) -> None:
+        """Add a lane of tagged audio, or say whose its audio is from now on; idempotent.
+
+        Raises: UnsupportedOption where the audio is not tagged.
+        """
+        if not isinstance(self._intake, TaggedIntake):
+            raise UnsupportedOption(
+                "lane messages are for tagged audio; start with audio.tagged, or name the "
+                "channels in audio.channel_names"
+            )
+        if self.state is not SessionState.OPEN:
+            return  # no audio can follow
+        if index in self._lanes:
+            if not self._keeper.is_replay:
+                self._lanes[index].rename(name)
+                self._stirred[index] = self._lanes[index]
+        else:
+            self._new_lane(index, name).join_at(self._intake.add(index))
+
+    def _new_lane(self, index: int, name: str | None) -> Lane:
+        lane = self._lanes[index] = Lane(index, name, self._lane_options, self._scope)
+        lane.pace_partials(self._thinning)
+        return lane
 
     def flush(self) -> None:
         """Close the open utterances at the audio received so far."""
-        for lane in self._lanes:
+        if self._keeper.is_replay:
+            return
+        for lane in self._lanes.values():
             lane.end_utterance()
+        self._stirred.update(self._lanes)
 
-    def skip(self, ms: int, now_ns: int) -> None:
-        """Time passed without audio. Raises: OutOfOrder after ``end``."""
+    def skip(self, ms: int, now_ns: int, lane: int | None = None) -> None:
+        """Time passed without audio; in one lane of tagged audio, or in all.
+
+        Raises: OutOfOrder after ``end``, and as ``Intake.skip``.
+        """
         if self.state is not SessionState.OPEN:
             raise OutOfOrder("skip after end; leave it out")
-        tails = self._decoder.skip(ms * self.start.audio.sample_rate // 1000)
-        for lane, tail in zip(self._lanes, tails, strict=True):
-            lane.receive(tail, now_ns)
-            lane.skip(self._decoder.samples_produced - lane.received, now_ns)
+        self._take(self._intake.skip(ms, lane), now_ns)
 
     def configure(self, message: Configure) -> None:
         """Change what the message names; it holds for windows that are asked for later."""
+        if self._keeper.is_replay:
+            return
         given = message.model_fields_set
         if "language" in given:
             self.speech.language = message.language
@@ -151,37 +206,41 @@ class Session:
         if self.state is not SessionState.OPEN:
             return
         self.state = SessionState.ENDING
-        dangling_bytes = self._decoder.dangling_bytes
-        for lane, tail in zip(self._lanes, self._decoder.finish(), strict=True):
-            lane.receive(tail, now_ns)
+        dangling_bytes = self._intake.dangling_bytes
+        self._take(self._intake.finish(), now_ns)
+        for lane in self._lanes.values():
             lane.end()
+        self._stirred.update(self._lanes)
         if dangling_bytes:
             raise BadAudio(
-                f"the audio ended with {dangling_bytes} of {self._decoder.frame_bytes} bytes of a "
+                f"the audio ended with {dangling_bytes} of {self._intake.frame_bytes} bytes of a "
                 "frame; they were dropped, everything before them is captioned"
             )
 
     def end_of_audio_quietly(self, now_ns: int) -> None:
         """As ``end_of_audio`` where nobody is there to hear of a dangling byte."""
-        self._decoder.drop_partial_frame()
+        self._intake.drop_partial_frame()
         self.end_of_audio(now_ns)
 
     def pause(self, now_ns: int) -> None:
         """Commit everything received: the server is about to go away."""
         if self.state is SessionState.OPEN:
-            self._decoder.drop_partial_frame()
-            self.skip(0, now_ns)
+            self._intake.drop_partial_frame()
+            for lane in self._lanes.values():
+                if not lane.is_catching_up:
+                    self._rest(lane)
 
     def detach(self) -> None:
         """The connection is gone; the session waits for the next one."""
         self._is_attached = False
-        self._decoder.drop_partial_frame()
+        self._intake.drop_partial_frame()
 
     def attach(self, now_ns: int, last_seq: int) -> None:
         """A connection is there; its reader holds the durable events up to ``last_seq``."""
         self._is_attached = True
-        self._last_audio_ns = now_ns
-        self._read_seq = last_seq
+        for lane in self._lanes.values():
+            lane.last_audio_ns = now_ns
+        self._reading.attach(last_seq)
 
     # From the engines and the store
 
@@ -190,14 +249,15 @@ class Session:
     ) -> None:
         """The answers of a job and its share of the engine's time."""
         pending = self._pending.pop(number, None)
-        if pending is None:
+        if pending is None or self.state is SessionState.DONE:
             self.stats.superseded_results += 1
             return
         lane, ask = pending
         self.stats.add_engine_time(STAGE_OF_KIND[ask.kind], engine_ns)
         lane.answer(ask, answers)
+        self._stirred[lane.index] = lane
         if ask.kind is JobKind.RECOGNIZE:
-            self._note_lag((now_ns - ask.deadline_ns + PATIENCE_NS[ask.kind]) / 1e9)
+            self._lag.note((now_ns - ask.deadline_ns + PATIENCE_NS[ask.kind]) / 1e9)
 
     def receive_failure(self, number: int) -> None:
         """No answer will come for a job: every try failed, or it lost its place."""
@@ -205,35 +265,36 @@ class Session:
         if pending is not None:
             lane, ask = pending
             lane.answer(ask, None)
+            self._stirred[lane.index] = lane
 
     def note_written(self, event: Event, now_ns: int) -> list[WordDelay]:
         """The talker's connection wrote an event; returns the delays of its words."""
-        is_again = isinstance(event, DurableEvent) and event.seq <= self._written_seq
-        if isinstance(event, DurableEvent):
-            self._read_seq = max(self._read_seq, event.seq)
-            self._written_seq = max(self._written_seq, event.seq)
-        if is_again or not isinstance(event, Partial | Final):
-            return []
-        return self._delays(event, now_ns)
-
-    def _delays(self, event: Partial | Final, now_ns: int) -> list[WordDelay]:
-        delays = self._lanes[event.lane].delays
-        spans = [word.span for word in event.words]
-        found = [WordDelay(False, s) for s in delays.first_shown_s(spans, now_ns)]
-        if isinstance(event, Final):
-            found += [WordDelay(True, s) for s in delays.of(spans, now_ns)]
-        for delay in found:
-            stats = self.stats.final_latency if delay.is_final else self.stats.partial_latency
-            stats.add(delay.seconds)
-        return found
+        return self._reading.note_written(event, now_ns)
 
     # To the engines and the client
 
     def take_jobs(self, now_ns: int) -> list[Job]:
         """What the engines should do now. Call it after everything else that may lead to work."""
-        jobs = [self._job(lane, ask) for lane in self._lanes for ask in lane.take_asks(now_ns)]
+        jobs: list[Job] = []
+        for lane in [*self._stirred.values()]:
+            asks = lane.take_asks(now_ns)
+            jobs += [self._job(lane, ask) for ask in asks]
+            if not asks:
+                del self._stirred[lane.index]
         self._finish(now_ns)
         return jobs
+
+    def take_activity_jobs(self, now_ns: int) -> list[Job]:
+        """As ``take_jobs``, where nothing has happened since but ``receive_audio``: far cheaper."""
+        asks = ((lane, lane.take_activity_ask(now_ns)) for lane in self._stirred.values())
+        return [self._job(lane, ask) for lane, ask in asks if ask is not None]
+
+    def pace_partials(self, thinning: float) -> None:
+        """Partials come every ``thinning`` hops from now on: engine time is short, or is not."""
+        self._thinning = thinning
+        for lane in self._lanes.values():
+            lane.pace_partials(thinning)
+        self._stirred.update(self._lanes)
 
     def _job(self, lane: Lane, ask: Ask) -> Job:
         self._last_number += 1
@@ -253,8 +314,11 @@ class Session:
     def deadline_ns(self) -> int | None:
         """When ``handle_deadline`` must be called; None where nothing is awaited."""
         if self.state is SessionState.OPEN:
-            is_waiting = self._is_attached and any(lane.has_open_speech for lane in self._lanes)
-            return self._last_audio_ns + IDLE_FLUSH_NS if is_waiting else None
+            if not self._is_attached:
+                return None
+            waiting = (lane.last_audio_ns for lane in self._lanes.values() if self._waits(lane))
+            last_audio_ns = min(waiting, default=None)
+            return None if last_audio_ns is None else last_audio_ns + IDLE_FLUSH_NS
         return self._speaker_deadline_ns if self.state is SessionState.ENDING else None
 
     def handle_deadline(self, now_ns: int) -> None:
@@ -263,18 +327,39 @@ class Session:
         if deadline_ns is None or now_ns < deadline_ns:
             return
         if self.state is SessionState.OPEN:
-            self.flush()
-            self._last_audio_ns = now_ns
+            self._rest_idle_lanes(now_ns)
         else:
             # The deadline is over: a session that waits for its reader only must not wake again.
             self._speaker_deadline_ns = None
-            for lane in self._lanes:
+            for lane in self._lanes.values():
                 lane.give_up_speakers()
+
+    def _waits(self, lane: Lane) -> bool:
+        """More audio could change what the lane has heard last."""
+        is_unsettled = not lane.is_settled or self._intake.has_tail(lane.index)
+        return is_unsettled and not lane.is_catching_up
+
+    def _rest_idle_lanes(self, now_ns: int) -> None:
+        before_ns = now_ns - IDLE_FLUSH_NS
+        idle = [lane for lane in self._lanes.values() if lane.last_audio_ns <= before_ns]
+        for lane in idle:
+            if self._waits(lane):
+                self._rest(lane)
+                lane.last_audio_ns = now_ns
+
+    def _rest(self, lane: Lane) -> None:
+        """Its talker has paused: what was heard ends here, to the last sample."""
+        for piece in self._intake.flush(lane.index):
+            of_lane = self._lanes[piece.lane]
+            of_lane.receive(piece.samples, of_lane.last_audio_ns)
+            self._stirred[of_lane.index] = of_lane
+        lane.end_utterance()
+        self._stirred[lane.index] = lane
 
     @property
     def is_quiet(self) -> bool:
         """Every word of the audio received is committed."""
-        return all(lane.is_text_done for lane in self._lanes)
+        return all(lane.is_text_done for lane in self._lanes.values())
 
     @property
     def is_waiting_for_reader(self) -> bool:
@@ -284,53 +369,96 @@ class Session:
     @property
     def backlog_samples(self) -> int:
         """Received audio that is not dealt with yet."""
-        return sum(lane.backlog_samples for lane in self._lanes)
+        return sum(lane.backlog_samples for lane in self._lanes.values())
 
     @property
     def held_samples(self) -> int:
         """Audio in memory, of the lane that has most."""
-        return max(lane.stored_samples for lane in self._lanes)
+        return max((lane.stored_samples for lane in self._lanes.values()), default=0)
 
     @property
     def is_read(self) -> bool:
         """The talker's connection has written every durable event so far."""
-        return self._read_seq >= self.log.last_seq
+        return self._reading.read_seq >= self.log.last_seq
 
     @property
     def silent_samples(self) -> int:
-        return sum(lane.silent_samples for lane in self._lanes)
+        return sum(lane.silent_samples for lane in self._lanes.values())
 
     @property
     def frames_received(self) -> int:
-        """Frames of the client's own rate, skipped ones included."""
-        return self._decoder.frames_received
+        """Frames of the client's own rate, skipped ones included; of all lanes where tagged."""
+        return self._intake.frames_received
 
     @property
     def credit_until_frame(self) -> int:
         """Audio before this frame may be sent; it never goes down."""
-        room = self._credit_samples - self.held_samples
-        if self.log.is_congested:
-            # The store takes nothing: captions of more audio would have to wait in memory.
-            room = 0
-        frames = max(0, room) * self.start.audio.sample_rate // SAMPLE_RATE_HZ
-        self._credit_frame = max(self._credit_frame, self.frames_received + frames)
-        return self._credit_frame
+        held = [lane.stored_samples for lane in self._lanes.values()]
+        # The store takes nothing: captions of more audio would have to wait in memory.
+        is_halted = self.log.is_congested
+        return self._credit.until(self.frames_received, held, is_halted=is_halted)
 
     @property
     def stored_through_frame(self) -> int:
         """Audio before this frame will never be needed again."""
-        sample = min(lane.stored_through() for lane in self._lanes)
-        return self._decoder.restart_frame(sample)
+        if self._keeps_checkpoints:
+            return self._keeper.kept_frame
+        stored = {index: lane.stored_through() for index, lane in self._lanes.items()}
+        return self._intake.stored_through(stored)
+
+    @property
+    def has_ack(self) -> bool:
+        """True where ``take_ack`` would give one: only answers and the store bring that about."""
+        return self._ack_news() is not None
 
     def take_ack(self) -> Ack | None:
         """What to tell the client of its audio, when there is enough news."""
-        stored, credit = self.stored_through_frame, self.credit_until_frame
-        frames_min = ACK_SAMPLES * self.start.audio.sample_rate // SAMPLE_RATE_HZ
-        moved = max(stored - self._acked_frame, credit - self._acked_credit)
-        if moved < (1 if self.state is SessionState.ENDING else frames_min):
+        news = self._ack_news()
+        if news is None:
             return None
-        self._acked_frame, self._acked_credit = stored, credit
-        return Ack(stored, credit)
+        self._acks.told(news)
+        return news
+
+    def _ack_news(self) -> Ack | None:
+        return self._acks.news(
+            self.stored_through_frame,
+            self.credit_until_frame,
+            is_ending=self.state is SessionState.ENDING,
+        )
+
+    # For whoever goes on with it after a crash
+
+    @property
+    def is_checkpoint_due(self) -> bool:
+        """Enough audio was dealt with, without any event, that it need not be sent again."""
+        return self._keeps_checkpoints and self._keeper.is_due(self.start.audio.sample_rate)
+
+    def checkpoint(self) -> SavedPoint | None:
+        """What is to be stored with the events taken so far; None where nothing is kept."""
+        if not self._keeps_checkpoints:
+            return None
+        keeper, lanes = self._keeper, self._lanes.values()
+        is_done = self.state is SessionState.DONE
+        keeper.taken_frame = self.frames_received if is_done else keeper.restart_frame
+        voices_bytes_max = VOICES_BYTES_MAX // max(1, len(lanes))
+        held = Checkpoint(
+            seq=self.log.last_seq,
+            frame=keeper.taken_frame,
+            heard_frames=keeper.heard_frames,
+            credit_frame=self._credit.frame,
+            is_done=is_done,
+            captions=self._captions,
+            speakers=self._speakers,
+            speech=self.speech,
+            stats=self.stats,
+            intake=self._intake.state(keeper.taken_frame),
+            lanes=tuple(lane.state(voices_bytes_max) for lane in lanes),
+        )
+        return SavedPoint(held.frame, encode(held))
+
+    def note_kept(self, point: SavedPoint) -> None:
+        """A checkpoint is stored, and with it every event taken before it."""
+        self._keeper.note_kept(point)
 
     # Its own affairs
 
@@ -339,27 +467,21 @@ class Session:
         return f"c{self._captions}"
 
     def _new_speaker_name(self) -> str:
-        """The next of S1, S2 … that no lane has as its given name."""
-        given = set(self.start.audio.channel_names or ())
+        """The next of S1, S2 … that no lane has, or spoke under, as its given name."""
+        given = set().union(*(lane.given_names for lane in self._lanes.values()))
         self._speakers += 1
         while f"S{self._speakers}" in given:
             self._speakers += 1
         return f"S{self._speakers}"
 
-    def _note_lag(self, behind_s: float) -> None:
-        lag_s = round(behind_s, 1) if behind_s >= LAG_SECONDS_MIN else 0.0
-        if abs(lag_s - self._lag_s) >= LAG_SECONDS_STEP:
-            self._lag_s = lag_s
-            self.log.post(Lag(self.log.last_seq, lag_s))
-
     def _finish(self, now_ns: int) -> None:
         """Move on from ENDING: first the words, then the speakers, then the last event."""
         if self.state is not SessionState.ENDING:
             return
-        if all(lane.is_finished for lane in self._lanes):
+        if all(lane.is_finished for lane in self._lanes.values()):
             if self._is_all_delivered:
                 self._append_done()
-        elif all(lane.is_text_finished for lane in self._lanes):
+        elif all(lane.is_text_finished for lane in self._lanes.values()):
             self._speaker_deadline_ns = self._speaker_deadline_ns or now_ns + SPEAKER_GRACE_NS
 
     @property
@@ -370,35 +492,8 @@ class Session:
 
     def _append_done(self) -> None:
         self.state = SessionState.DONE
-        stats, lanes = self.stats, self._lanes
-        stats.received_samples = sum(lane.received for lane in lanes)
-        stats.silent_samples = sum(lane.silent_samples for lane in lanes)
-        assert stats.unaccounted_samples == 0, "invariant S1"
-        names = set().union(*(lane.speaker_names for lane in lanes))
-        self.log.append(
-            Done(
-                seq=self.log.next_seq,
-                audio_seconds=seconds(stats.received_samples),
-                decoded_seconds=seconds(stats.decoded_samples),
-                silent_seconds=seconds(stats.silent_samples),
-                gap_seconds=seconds(stats.gap_samples_total),
-                rtfx=stats.rtfx(),
-                words=stats.words,
-                speakers=len(names),
-                partial_latency_s=stats.partial_latency.quantiles(),
-                final_latency_s=stats.final_latency.quantiles(),
-            )
-        )
-
-
-def _check_offered(audio: AudioFormat) -> None:
-    if audio.tagged:
-        raise UnsupportedOption(
-            "audio.tagged is not offered yet; send one channel per speaker, interleaved"
-        )
-    names = audio.channel_names
-    if names is not None and len(names) != audio.channels:
-        raise UnsupportedOption(
-            f"audio.channel_names has {len(names)} names for {audio.channels} channels; "
-            "name each channel, null for one without a name"
-        )
+        stats, lanes = self.stats, self._lanes.values()
+        stats.received_samples = sum(lane.audio_samples for lane in lanes)
+        stats.silent_samples = self.silent_samples
+        names: set[str] = set().union(*(lane.speaker_names for lane in lanes))
+        self.log.append(closing_event(self.log.next_seq, stats, len(names)))

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from streaming.clustering import (
     Embedding,
     EvidenceItem,
     SpeakerEvidence,
+    VoiceState,
 )
 from streaming.engines import ClusterQuestion, Clusters, DiarizerProfile, Observation
 from streaming.timeline import SAMPLE_RATE_HZ, Span
@@ -34,6 +36,8 @@ UTTERANCES_MAX = 4_000
 """More than an hour of utterances of one second; past it the oldest are settled."""
 UTTERANCES_SETTLED = UTTERANCES_MAX // 10
 """Settling goes in steps, because each one looks at all evidence."""
+LOCAL_SPEAKERS_MAX = 16
+"""Far more than a diarizer tells apart in one chunk (pyannote's models: three)."""
 SETTLED_TURNS_MAX = 10_000
 """Turns too old to change: several hours of talk. Past it the oldest are forgotten; the captions
 that they named keep their speakers."""
@@ -70,6 +74,16 @@ class _Utterance:
     chunks: list[_Chunk] = field(default_factory=list)
     turns: list[Turn] | None = None
     """None when they must be worked out again."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerState:
+    """What whoever takes a lane over must know of its voices."""
+
+    voices: tuple[VoiceState, ...]
+    last_number: int
+    utterances: tuple[Span, ...]
+    """Ended ones whose audio will come again."""
 
 
 class SpeakerTracker:
@@ -111,6 +125,19 @@ class SpeakerTracker:
     def is_asked(self) -> bool:
         """True while the answer to a question is awaited."""
         return self._evidence.is_asked
+
+    def state(self, since: int, bytes_max: int) -> TrackerState:
+        """What ``resume`` needs, where audio from sample ``since`` on will come again."""
+        spans = [u.span for u in self._utterances if u.span.end > since and not u.is_open]
+        cut = tuple(Span(max(span.start, since), span.end) for span in spans)
+        voices = self._evidence.state(bytes_max)
+        return TrackerState(voices, self._evidence.last_number, cut)
+
+    def resume(self, state: TrackerState) -> None:
+        """Know the same voices again. Turns of what does not come again are not known."""
+        self._evidence.resume(state.voices, state.last_number)
+        for span in state.utterances:
+            self.receive_speech(span, is_open=False)
 
     def receive_speech(self, span: Span, *, is_open: bool) -> None:
         """Hear of an utterance: as far as it goes by now, or, with ``is_open`` false, all of it.
@@ -266,3 +293,26 @@ class SpeakerTracker:
     def _forget_turns_of(self, utterance: _Utterance) -> None:
         utterance.turns = None
         self._turns = None
+
+
+def sound_observations(
+    chunks: Sequence[Span], answers: Sequence[object]
+) -> Sequence[Observation] | None:
+    """One usable observation per chunk, or None."""
+    sound = [answer for answer in answers if _is_sound_observation(answer)]
+    return sound if len(sound) == len(answers) == len(chunks) else None
+
+
+def _is_sound_observation(answer: object) -> TypeGuard[Observation]:
+    """Activity and embeddings tell of the same local speakers. Embeddings are the tracker's to
+    judge one by one."""
+    if not isinstance(answer, Observation) or answer.activity.ndim != 2:
+        return False
+    frames, speakers = answer.activity.shape
+    is_whole = frames > 0 and answer.embeddings.ndim == 2 and len(answer.embeddings) == speakers
+    return is_whole and speakers <= LOCAL_SPEAKERS_MAX and bool(np.isfinite(answer.activity).all())
+
+
+def is_sound_clusters(answer: object) -> TypeGuard[Clusters]:
+    """Labels are whole numbers; that they fit the question is the tracker's to see."""
+    return isinstance(answer, Clusters) and np.issubdtype(answer.labels.dtype, np.integer)

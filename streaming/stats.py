@@ -18,34 +18,34 @@ BUCKET_GROWTH = 1.05
 BUCKETS = 1 + ceil(log(LATENCY_S_MAX / LATENCY_S_MIN) / log(BUCKET_GROWTH))
 
 
+@dataclass(slots=True)
 class LatencyStats:
     """Quantiles of any number of latencies in ``BUCKETS`` counters, the same in any order."""
 
-    def __init__(self) -> None:
-        self._counts = [0] * BUCKETS
-        self._low_s = LATENCY_S_MAX
-        self._high_s = 0.0
+    counts: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    low_s: float = LATENCY_S_MAX
+    high_s: float = 0.0
 
     @property
     def count(self) -> int:
-        return sum(self._counts)
+        return sum(self.counts)
 
     def add(self, seconds: float) -> None:
         """A negative latency (a word shown before its end) counts as none."""
         value_s = max(0.0, seconds)
-        self._counts[_bucket(value_s)] += 1
-        self._low_s = min(self._low_s, value_s)
-        self._high_s = max(self._high_s, value_s)
+        self.counts[_bucket(value_s)] += 1
+        self.low_s = min(self.low_s, value_s)
+        self.high_s = max(self.high_s, value_s)
 
     def quantile(self, share: float) -> float | None:
         """The latency that ``share`` of all stay at or below; None where nothing was measured."""
         rank = max(1, ceil(share * self.count))
         seen = 0
-        for bucket, count in enumerate(self._counts):
+        for bucket, count in enumerate(self.counts):
             seen += count
             if seen >= rank:
                 middle_s = LATENCY_S_MIN * exp((bucket + 0.5) * log(BUCKET_GROWTH))
-                return round(min(max(middle_s, self._low_s), self._high_s), 3)
+                return round(min(max(middle_s, self.low_s), self.high_s), 3)
         return None
 
     def quantiles(self) -> Quantiles:
@@ -80,6 +80,8 @@ class SessionStats:
     """Words of finals that a partial had called stable at their place."""
     broken_stable_words: int = 0
     """Those of them that the final changed."""
+    guards_fired: Counter[str] = field(default_factory=Counter)
+    """Finals whose words are not what plain decoding gave, by the name of the guard."""
     superseded_results: int = 0
     """Answers that came after their question had lost its meaning."""
     dropped_chunks: int = 0

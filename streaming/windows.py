@@ -45,6 +45,16 @@ class Window:
     """Words whose middle lies in it are kept; what is heard before it is left context."""
 
 
+@dataclass(frozen=True, slots=True)
+class OpenWindowState:
+    """Where the windows of an utterance stand; a cut that is planned is planned again."""
+
+    start: int
+    content_start: int
+    first_boundary: int
+    earliest_boundary: int
+
+
 class WindowPlanner:
     """Plans one lane's utterances, one after the other.
 
@@ -69,6 +79,22 @@ class WindowPlanner:
         """The first sample that a coming window will hear; None between utterances."""
         return self._open.start if self._open else None
 
+    @property
+    def state(self) -> OpenWindowState | None:
+        """What ``resume`` needs; None between utterances."""
+        window = self._open
+        if window is None:
+            return None
+        return OpenWindowState(
+            window.start, window.content_start, window.first_boundary, window.earliest_boundary
+        )
+
+    def resume(self, state: OpenWindowState) -> None:
+        """Plan on as the planner whose state it was would have."""
+        self._open = _OpenWindow(state.start, state.first_boundary)
+        self._open.content_start = state.content_start
+        self._open.earliest_boundary = state.earliest_boundary
+
     def open(self, start: int, speech_start: int | None = None) -> None:
         """An utterance begins; hops count from ``speech_start`` where it is known."""
         if self._open:
@@ -76,8 +102,8 @@ class WindowPlanner:
         origin = start if speech_start is None else speech_start
         self._open = _OpenWindow(start, origin + self._first_samples)
 
-    def next_partial(self, end: int) -> Window | None:
-        """What to decode for a partial, given audio up to ``end``.
+    def next_partial(self, end: int, thinning: float = 1.0) -> Window | None:
+        """What to decode for a partial, given audio up to ``end``, every ``thinning`` hops.
 
         None before the next hop boundary, while a cut is awaited, and where the cap is reached.
         """
@@ -85,11 +111,13 @@ class WindowPlanner:
         if window.is_cut_planned:
             return None
         last = min(end, window.start + self._cap_samples - 1)
-        hops = (last - window.first_boundary) // self._hop_samples
-        boundary = window.first_boundary + hops * self._hop_samples
+        hop_samples = round(self._hop_samples * thinning)
+        hops = (last - window.first_boundary) // hop_samples
+        boundary = window.first_boundary + hops * hop_samples
         if hops < 0 or boundary < window.earliest_boundary:
             return None
-        window.earliest_boundary = boundary + 1
+        # Where the thinning changes, the next boundary of the new grid may be very near.
+        window.earliest_boundary = boundary + hop_samples // 2 + 1
         return window.until(boundary)
 
     def next_cut(self, end: int) -> Window | None:

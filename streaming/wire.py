@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from streaming import tuning_ranges as ranges
 from streaming.errors import BadMessage
 from streaming.events import (
     CaptionWord,
@@ -29,6 +30,7 @@ from streaming.events import (
     Partial,
     Quantiles,
     Revision,
+    ServerPart,
     SessionStage,
     SpeakerRun,
     SpeechEnded,
@@ -51,6 +53,7 @@ PROMPT_CHARACTERS_MAX = 2_000
 """Whisper reads 224 tokens of a prompt, about 900 characters of English."""
 KEYWORDS_MAX = 100
 NAME_CHARACTERS_MAX = 80
+SKIP_MS_MAX = 24 * 3600 * 1000
 
 Encoding = Literal["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]
 
@@ -85,6 +88,15 @@ class Start(_Message):
     diarize: bool = True
     partials: bool = True
     words: bool = True
+    partial_interval_ms: int | None = Field(
+        None, ge=ranges.PARTIAL_INTERVAL_MS_MIN, le=ranges.PARTIAL_INTERVAL_MS_MAX
+    )
+    endpointing_ms: int | None = Field(
+        None, ge=ranges.ENDPOINTING_MS_MIN, le=ranges.ENDPOINTING_MS_MAX
+    )
+    max_delay_ms: int | None = Field(None, ge=ranges.MAX_DELAY_MS_MIN, le=ranges.MAX_DELAY_MS_MAX)
+    stability: int | None = Field(None, ge=1, le=ranges.STABILITY_MAX)
+    stable_only: bool | None = None
 
 
 class Resume(_Message):
@@ -96,19 +108,25 @@ class Resume(_Message):
     last_seq: int = Field(0, ge=0)
 
 
+LaneNumber = Annotated[int, Field(ge=0, lt=CHANNELS_MAX)]
+
+
 class Lane(_Message):
-    """Names a lane of tagged audio."""
+    """Adds a lane of tagged audio, or says whose it is from now on."""
 
     type: Literal["lane"] = "lane"
-    lane: int = Field(ge=0, lt=CHANNELS_MAX)
-    name: Name
+    lane: LaneNumber
+    name: Name | None = None
+    """None: several people, or one whose name is not known."""
 
 
 class Skip(_Message):
     """Time passed without audio: muted, or a discontinuous source."""
 
     type: Literal["skip"] = "skip"
-    ms: int = Field(ge=1, le=24 * 3600 * 1000)
+    ms: int = Field(ge=1, le=SKIP_MS_MAX)
+    lane: LaneNumber | None = None
+    """Of tagged audio; None: for all lanes."""
 
 
 class Flush(_Message):
@@ -220,9 +238,13 @@ def encode_notice(notice: ServerNotice) -> bytes:
     return orjson.dumps(notice)
 
 
-def encode_event(event: Event, *, with_words: bool = True) -> bytes:
-    """JSON of one event; ``with_words=False`` leaves out the word list, not the text."""
-    return orjson.dumps(event_fields(event, with_words=with_words))
+def encode_event(event: Event, *, with_words: bool = True, is_durable: bool = True) -> bytes:
+    """JSON of one event; ``with_words=False`` leaves out the word list, not the text.
+
+    ``is_durable=False`` marks a durable event that is sent before the store has it.
+    """
+    fields = event_fields(event, with_words=with_words)
+    return orjson.dumps(fields if is_durable else {**fields, "durable": False})
 
 
 def event_fields(event: Event, *, with_words: bool = True) -> dict[str, Any]:
@@ -343,12 +365,15 @@ def _lag_fields(event: Lag, _: bool) -> dict[str, Any]:
 
 
 def _degraded_fields(event: Degraded, _: bool) -> dict[str, Any]:
-    return {
+    fields: dict[str, Any] = {
         "type": "degraded",
         "stage": event.stage.value,
         "reason": event.reason,
         "after_seq": event.after_seq,
     }
+    if event.is_over:
+        fields["over"] = True
+    return fields
 
 
 _FIELDS_OF: dict[type, Any] = {
@@ -435,6 +460,10 @@ def _parse_done(fields: dict[str, Any]) -> Done:
     return Done(**values)
 
 
+def _stage(name: str) -> SessionStage | ServerPart:
+    return ServerPart.STORE if name == ServerPart.STORE else SessionStage(name)
+
+
 def _named(cls: type) -> Any:
     """A parser for messages whose JSON fields are the dataclass's own."""
 
@@ -460,7 +489,9 @@ _PARSERS: dict[str, Any] = {
         f["after_seq"], f["lane"], samples_from_seconds(f["time"])
     ),
     "lag": _named(Lag),
-    "degraded": lambda f: Degraded(f["after_seq"], SessionStage(f["stage"]), f["reason"]),
+    "degraded": lambda f: Degraded(
+        f["after_seq"], _stage(f["stage"]), f["reason"], f.get("over", False)
+    ),
     "ready": _named(Ready),
     "ack": _named(Ack),
     "draining": _named(DrainNotice),

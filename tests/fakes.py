@@ -16,9 +16,11 @@ from streaming.engines import Samples
 from streaming.eventlog import Behind
 from streaming.events import Done, DurableEvent, Event, Final, Revision, SessionStage
 from streaming.jobs import Answer, Job, JobKind
+from streaming.keeping import SavedPoint
 from streaming.lane import LaneOptions
+from streaming.reading import WordDelay
 from streaming.scripted_audio import encode_word, word_text
-from streaming.session import Session, WordDelay
+from streaming.session import Session
 from streaming.timeline import SAMPLE_RATE_HZ
 from streaming.windows import WindowOptions
 from streaming.wire import Ack, AudioFormat, Start
@@ -92,13 +94,16 @@ class Desk:
     holds: Callable[[Job], bool] = lambda job: False
     """Jobs whose answers wait in ``held`` until ``answer_held``."""
     held: list[Job] = field(default_factory=list)
+    stored: list[DurableEvent] = field(default_factory=list)
+    """By all owners of the session."""
+    point: SavedPoint | None = None
+    """The checkpoint that is stored."""
     _schedulers: dict[SessionStage, Scheduler] = field(
         default_factory=lambda: {stage: Scheduler(BatchLimits(8)) for stage in SessionStage}
     )
 
     def __post_init__(self) -> None:
-        self._stored: list[DurableEvent] = []
-        self._cursor = self.session.log.cursor()
+        self._cursor = self.session.log.cursor(len(self.stored))
 
     def play(self, audio: Samples, packet_ms: float = 100.0) -> None:
         """Send audio at its own pace."""
@@ -174,10 +179,8 @@ class Desk:
             self.session.receive_result(job.number, answers, 1 * MS, self.now_ns)
 
     def _deliver(self) -> bool:
-        log = self.session.log
-        if self.is_storing and log.has_unstored:
-            self._stored += log.take_unstored()
-            log.mark_stored(log.last_seq)
+        if self.is_storing:
+            self._store()
         news = self._news() if self.is_reading else []
         for event in news:
             self.delays += self.session.note_written(event, self.now_ns)
@@ -187,12 +190,24 @@ class Desk:
             self.acks.append(ack)
         return bool(news)
 
+    def _store(self) -> None:
+        """Events and checkpoint go together, as in one transaction."""
+        log = self.session.log
+        if not log.has_unstored and not self.session.is_checkpoint_due:
+            return
+        self.stored += log.take_unstored()
+        point = self.session.checkpoint()
+        if point is not None:
+            self.point = point
+            self.session.note_kept(point)
+        log.mark_stored(log.last_seq)
+
     def _news(self) -> list[Event]:
         try:
             return self._cursor.read(1_000)
         except Behind as behind:
             self._cursor.skip_through(behind.through_seq)
-            return [*self._stored[behind.after_seq : behind.through_seq]]
+            return [*self.stored[behind.after_seq : behind.through_seq]]
 
 
 def new_session(start: Start | None = None, **options: object) -> Session:

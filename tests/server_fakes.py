@@ -47,6 +47,8 @@ class FakeWorker:
         """Raised by the next calls, one each."""
         self.is_poison: Callable[[Any], bool] = lambda item: False
         """A call with such an item fails."""
+        self.engine_ns = 1_000_000
+        """How long each call says that it took."""
         self.open = asyncio.Event()
         """Clear it to hold all calls back."""
         self.open.set()
@@ -69,7 +71,7 @@ class FakeWorker:
             raise self.faults.popleft()
         if any(self.is_poison(item) for item in items):
             raise CallFailed("poison", is_memory=False)
-        return list(getattr(self._engine, method)(list(items))), 1_000_000
+        return list(getattr(self._engine, method)(list(items))), self.engine_ns
 
     async def close(self) -> None:
         self.ready = None
@@ -172,13 +174,13 @@ class BrokenStore:
         patch.setattr(store, "finish_session", self.finish_session)
         patch.setattr("server.live.STORE_RETRY_SECONDS", 0.002)
 
-    async def append(self, *arguments: Any) -> None:
+    async def append(self, *arguments: Any, **options: Any) -> None:
         self._refuse()
-        await self._append(*arguments)
+        await self._append(*arguments, **options)
 
-    async def finish_session(self, *arguments: Any) -> None:
+    async def finish_session(self, *arguments: Any, **options: Any) -> None:
         self._refuse()
-        await self._finish(*arguments)
+        await self._finish(*arguments, **options)
 
     def _refuse(self) -> None:
         if self.is_broken:

@@ -132,22 +132,35 @@ function takeEvent(run, message) {
   if (message.type === "gap") {
     tell(`No captions from ${clock(message.start)} to ${clock(message.end)}: ${message.reason}.`);
   }
-  if (message.type === "degraded") tell(`${STAGES[message.stage]} is not working just now.`);
+  if (message.type === "degraded") tell(stageNews(message));
   if (message.type === "draining") tell("The server is being restarted; reconnecting by itself.");
   if (message.type === "done") run.done = message;
   view.apply(message);
 }
 
-const STAGES = { vad: "Speech detection", asr: "Recognition", diarizer: "Telling speakers apart" };
+const STAGES = {
+  vad: "Speech detection",
+  asr: "Recognition",
+  diarizer: "Telling speakers apart",
+  store: "Saving captions",
+};
+
+function stageNews(message) {
+  const stage = STAGES[message.stage] || "A part of the server";
+  return message.over ? `${stage} works again.` : `${stage} is not working just now.`;
+}
 
 function takeState(run, state, detail) {
   if (state === "live") {
     showState("live", run.source.isLive ? "Listening" : "Captioning");
   } else if (state === "retrying") {
     const seconds = detail ? Math.ceil(detail.delayMs / 1000) : 0;
-    const full = detail?.reason.code === "overloaded";
-    const text = full ? "Server is full" : "Connection lost";
-    showState("retrying", seconds ? `${text}, trying again in ${seconds} s` : `${text}, trying…`);
+    const again = seconds ? `trying again in ${seconds} s` : "trying…";
+    // The server's own words: models may be loading, or all places taken.
+    const { code, message } = detail?.reason ?? {};
+    const busy = code === "overloaded" && message
+      && `${message[0].toUpperCase()}${message.slice(1)} (${again})`;
+    showState("retrying", busy || `Connection lost, ${again}`);
   } else if (state === "connecting") {
     showState("connecting", "Connecting…");
   }

@@ -70,15 +70,24 @@ class Backlog {
     this.credit = frame * this.frameBytes;
   }
 
-  /** Offer everything from a frame on again; false where that audio is not held. */
+  /**
+   * Offer everything from a frame on again; false where that audio is not held. What lies before
+   * it and is not stored is kept all the same: the next server may be a new process.
+   */
   rewind(frame) {
     const at = frame * this.frameBytes;
     if (at < this.stored || at > this.accepted) return false;
-    this.packets = this.packets
-      .filter((packet) => end(packet) > at)
-      .map((packet) => (packet.start >= at ? packet
-        : { start: at, bytes: packet.bytes.subarray(at - packet.start) }));
-    this.next = 0;
+    this.next = this.packets.findIndex((packet) => end(packet) > at);
+    if (this.next < 0) this.next = this.packets.length;
+    const cut = this.packets[this.next];
+    if (cut && cut.start < at) {
+      const parts = [
+        { start: cut.start, bytes: cut.bytes.subarray(0, at - cut.start) },
+        { start: at, bytes: cut.bytes.subarray(at - cut.start) },
+      ];
+      this.packets.splice(this.next, 1, ...parts);
+      this.next += 1;
+    }
     return true;
   }
 
@@ -256,6 +265,8 @@ export class CaptionStream {
     this.backlog.grant(ready.credit_until_frame);
     if (this.session && ready.resume_from_frame > this.session.resume_from_frame) this.progressed();
     this.session = ready;
+    // The server died before it could store the rest: it is made anew.
+    this.lastSeq = Math.min(this.lastSeq, ready.seq);
     this.on.ready(ready);
     this.on.state("live");
     this.pump(socket);

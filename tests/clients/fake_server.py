@@ -56,6 +56,8 @@ class FakeServer:
     ends: int = 0
     frames_max_beyond_stored: int = 0
     swallow_end: bool = False
+    store_is_broken: bool = False
+    """Nothing is acknowledged, and the next connection finds a server that knows nothing of it."""
     server: Server | None = None
 
     @property
@@ -73,9 +75,12 @@ class FakeServer:
         assert isinstance(greeting, Start | Resume)
         self.greetings.append(greeting)
         fault = self.faults.pop(0) if self.faults else None
+        if self.store_is_broken and isinstance(greeting, Resume):
+            self.store_is_broken = False
+            self.log.clear()
         del self.audio[self.stored_bytes :]
         await socket.send(encode_notice(self._ready(greeting)).decode())
-        for event in self.log[greeting.last_seq if isinstance(greeting, Resume) else 0 :]:
+        for event in self.log[self._seq(greeting) :]:
             await socket.send(encode_event(event).decode())
         messages = 0
         while fault is None or messages < fault.after_messages:
@@ -119,7 +124,11 @@ class FakeServer:
             text = self.audio[at : at + WORD_BYTES].hex()
             self.log.append(_final(len(self.log) + 1, text))
             await socket.send(encode_event(self.log[-1]).decode())
-        await socket.send(encode_notice(self._ack()).decode())
+        if not self.store_is_broken:
+            await socket.send(encode_notice(self._ack()).decode())
+
+    def _seq(self, greeting: Start | Resume) -> int:
+        return min(greeting.last_seq, len(self.log)) if isinstance(greeting, Resume) else 0
 
     def _ack(self) -> Ack:
         stored = self.stored_bytes // 2
@@ -130,7 +139,7 @@ class FakeServer:
         return Ready(
             session_id="s1",
             resume_token="t1",
-            seq=greeting.last_seq if isinstance(greeting, Resume) else 0,
+            seq=self._seq(greeting),
             resume_from_frame=ack.stored_through_frame,
             credit_until_frame=ack.credit_until_frame,
             wall_clock="2026-11-20T08:00:00.000Z",

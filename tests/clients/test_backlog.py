@@ -76,6 +76,16 @@ def test_a_resume_outside_of_what_is_held_is_refused(frame: int) -> None:
         backlog.rewind(frame)
 
 
+def test_what_a_server_had_and_did_not_store_is_still_there_for_the_next_one() -> None:
+    backlog = granted()
+    backlog.accept(b"aabb")
+    backlog.accept(b"ccdd")
+    backlog.take()
+    for frame in (3, 1, 2, 0):
+        backlog.rewind(frame)
+        assert drain(backlog) == b"aabbccdd"[frame * 2 :]
+
+
 def test_controls_keep_their_place_and_come_again_after_a_rewind() -> None:
     backlog = granted()
     backlog.accept(b"aa")

@@ -297,7 +297,9 @@ async def test_a_missing_key_is_asked_for_and_a_full_server_waited_for(
             await page.fill("#key", key)
             async with CaptionStream.open(url, api_key=key) as other:
                 await page.click("#notice-action")
-                await page.wait_for_selector("#state:text-matches('Server is full, trying again')")
+                await page.wait_for_selector(
+                    "#state:text-matches('sessions are taken.*trying again in')"
+                )
                 await other.end()
                 assert [event async for event in other]
             await finished(page)

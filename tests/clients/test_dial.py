@@ -24,6 +24,8 @@ READY = (
     '{"type":"ready","session_id":"s","resume_token":"t","seq":0,"resume_from_frame":0,'
     '"credit_until_frame":100,"wall_clock":"","engines":{}}'
 )
+READY_AGAIN = READY.replace('"seq":0', '"seq":2')
+"""On a resume: this server has the events that the client has."""
 LANGUAGE = '{"type":"language","seq":%d,"language":"en","probability":1.0}'
 NOTHING = '{"p50":null,"p95":null}'
 DONE = (
@@ -116,6 +118,20 @@ async def test_a_first_answer_that_is_not_ready_is_no_session(greeting: str) -> 
             await opened(url)
 
 
+async def test_a_server_that_never_answers_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def say_nothing(socket: ServerConnection) -> None:
+        await socket.wait_closed()
+
+    monkeypatch.setattr("clients.dial.READY_TIMEOUT_S", 0.01)
+    async with serve(say_nothing, "127.0.0.1", 0, subprotocols=[Subprotocol(SUBPROTOCOL)]) as mute:
+        url = f"ws://127.0.0.1:{next(iter(mute.sockets)).getsockname()[1]}"
+        with pytest.raises(ConnectionLost, match="did not answer"):
+            async with asyncio.timeout(10):
+                await opened(url)
+
+
 async def test_an_error_instead_of_ready_keeps_its_words() -> None:
     async with saying([typed("unsupported")]) as url:
         with pytest.raises(ServerRefused, match="unsupported: do this"):
@@ -124,7 +140,7 @@ async def test_an_error_instead_of_ready_keeps_its_words() -> None:
 
 async def test_events_that_come_again_are_left_out() -> None:
     async with saying(
-        [READY, LANGUAGE % 1, LANGUAGE % 2], [READY, LANGUAGE % 1, LANGUAGE % 2, DONE % 3]
+        [READY, LANGUAGE % 1, LANGUAGE % 2], [READY_AGAIN, LANGUAGE % 1, LANGUAGE % 2, DONE % 3]
     ) as url:
         events = await opened(url)
     assert [event.seq for event in events if hasattr(event, "seq")] == [1, 2, 3]
@@ -132,7 +148,7 @@ async def test_events_that_come_again_are_left_out() -> None:
 
 async def test_a_missing_event_is_fetched_by_a_resume() -> None:
     async with saying(
-        [READY, LANGUAGE % 1, DONE % 3], [READY, LANGUAGE % 1, LANGUAGE % 2, DONE % 3]
+        [READY, LANGUAGE % 1, DONE % 3], [READY_AGAIN, LANGUAGE % 1, LANGUAGE % 2, DONE % 3]
     ) as url:
         events = await opened(url)
     assert len(events) == 3

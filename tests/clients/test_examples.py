@@ -40,14 +40,21 @@ async def packets(samples: Samples) -> AsyncIterator[bytes]:
         yield samples[at : at + 1_600].tobytes()
 
 
+async def arriving(
+    **people: AsyncIterator[bytes],
+) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
+    for person in people.items():
+        yield person
+
+
 @pytest.mark.slow
-async def test_a_meetings_channels_are_captioned_by_name(real_server: str) -> None:
+async def test_a_meetings_participants_are_captioned_by_name(real_server: str) -> None:
     shown: list[Caption] = []
 
     def show(captions: list[Caption], open_lines: list[str]) -> None:
         shown[:] = captions
 
-    people = {"Alice": packets(scripted_clip(32, 5)), "Bob": packets(scripted_clip(33, 5))}
+    people = arriving(Alice=packets(scripted_clip(32, 5)), Bob=packets(scripted_clip(33, 5)))
     assert await caption_politely(real_server, people, show) is not None
     said = {caption.speaker: caption.text for caption in shown}
     assert said == {
@@ -58,6 +65,6 @@ async def test_a_meetings_channels_are_captioned_by_name(real_server: str) -> No
 
 @pytest.mark.slow
 async def test_a_bot_that_finds_no_server_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    people = {"Alice": packets(scripted_clip(34, 5))}
+    people = arriving(Alice=packets(scripted_clip(34, 5)))
     assert await caption_politely("ws://127.0.0.1:9", people, lambda *_: None) is None
     assert "did not come back" in caplog.text

@@ -113,6 +113,24 @@ async def test_a_resume_names_the_session_and_the_last_event() -> None:
     assert (resume.session_id, resume.resume_token) == ("s1", "t1")
 
 
+async def test_events_that_a_dead_server_did_not_store_come_anew() -> None:
+    server = FakeServer([Fault(after_messages=4)], store_is_broken=True)
+    audio, events = pcm(5), []
+    async with running(server), CaptionStream.open(server.url, retry=AT_ONCE) as stream:
+        for at in range(0, 3 * WORD_BYTES, WORD_BYTES):
+            await stream.send(audio[at : at + WORD_BYTES])
+            events.append(await anext(aiter(stream)))
+        await stream.send(audio[3 * WORD_BYTES : 4 * WORD_BYTES])
+        await stream.send(audio[4 * WORD_BYTES :])
+        await stream.end()
+        await collect(stream, events)
+    by_seq = {event.seq: event.text for event in events if isinstance(event, Final)}
+    assert [*by_seq.values()] == texts(audio)
+    assert final_texts(events)[:3] == texts(audio)[:3]
+    assert final_texts(events)[-5:] == texts(audio)
+    assert isinstance(events[-1], Done)
+
+
 @pytest.mark.parametrize("code", ["bad_audio", "unauthorized", "unknown_session", "superseded"])
 async def test_what_the_server_means_for_good_is_raised_with_its_words(code: str) -> None:
     notice = ErrorNotice(code, "do this instead")

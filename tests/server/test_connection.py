@@ -41,12 +41,31 @@ async def test_a_resume_wins_over_a_half_open_socket(tmp_path: Path) -> None:
         old = await Talker.start(front.url)
         await old.play(CLIP)
         await old.until_words(5)
+        heard = [*old.words]  # it may read more before it is sent away: the new one gets that too
         new = await Talker.resume(front.url, old.ready, old.last_seq)
         await new.until("ready")
         assert (await old.refusal())["code"] == "superseded"
         await until(lambda: len(front.server._connections) == 1)
         assert front.live.is_attached
-        assert [*old.words, *await new.finish()] == texts(1, WORDS)
+        assert [*heard, *await new.finish()] == texts(1, WORDS)
+
+
+async def test_an_end_that_was_lost_on_its_way_is_told_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as front:
+        lost = await Talker.start(front.url)
+        await lost.play(CLIP)
+        await lost.until_words(WORDS)
+        lost.socket.transport.pause_reading()
+        await lost.say("end")
+        sender = connection(front)
+        await until(lambda: sender._is_delivered)
+        lost.cut()
+        await all_gone(front)
+        again = await Talker.resume(front.url, lost.ready, lost.last_seq)
+        await again.until("ready")
+        assert await again.finish() == []
+        await all_gone(front)
+        assert list(front.hub.sessions) == []
 
 
 async def test_a_superseded_writer_says_nothing_for_its_successor(

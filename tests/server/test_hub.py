@@ -1,6 +1,7 @@
 """Who finds a session, how many fit, and what ends one."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from streaming.errors import (
     UnknownSession,
     UnsupportedOption,
 )
-from streaming.wire import Ready, Resume, Start
+from streaming.wire import Configure, Ready, Resume, Start
+from tests.fakes import speech
 from tests.server_fakes import BrokenStore, Front, running, until
 
 
@@ -121,7 +123,29 @@ async def test_languages_are_the_recognizers(tmp_path: Path) -> None:
             limited.check_language("fr")
 
 
-async def test_the_end_of_a_drain_ends_what_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        (Start(prompt="The board of Acme"), "(prompt)"),
+        (Start(keywords=["Acme"], task="translate"), '(keywords, task "translate")'),
+        (Configure(keywords=["Acme"]), "(keywords)"),
+    ],
+)
+async def test_what_means_nothing_to_a_recognizer_is_refused(
+    message: Start | Configure, named: str, tmp_path: Path
+) -> None:
+    async with running(tmp_path) as front:
+        engines = front.hub._engines
+        assert engines is not None
+        engines.check_guidance(message)
+        literal = type(engines)(engines.descriptions, None, takes_guidance=False)
+        literal.check_guidance(Start(language="en"))
+        literal.check_guidance(Configure(language="en"))
+        with pytest.raises(UnsupportedOption, match=re.escape(named)):
+            literal.check_guidance(message)
+
+
+async def test_the_end_of_a_drain_leaves_sessions_to_the_next_server(tmp_path: Path) -> None:
     told: list[CaptiondError] = []
     async with running(tmp_path) as front:
         live, ready = await front.hub.open(Start(), "ann")
@@ -129,6 +153,18 @@ async def test_the_end_of_a_drain_ends_what_is_left(tmp_path: Path) -> None:
         await front.hub.close()
         assert [type(error) for error in told] == [Draining]
         assert list(front.hub.sessions) == []
+        record = await front.hub.store.session(ready.session_id)
+        assert record is not None
+        assert record.state == "open"
+
+
+async def test_the_end_of_a_drain_ends_what_nobody_can_come_back_to(tmp_path: Path) -> None:
+    async with running(tmp_path) as front:
+        live, ready = await opened(front)
+        front.worker().open.clear()
+        live.session.receive_audio(speech(range(3)).tobytes(), 0)
+        live._expire()
+        await front.hub.close()
         record = await front.hub.store.session(ready.session_id)
         assert record is not None
         assert record.state == "expired"
@@ -168,3 +204,17 @@ async def test_many_short_sessions_leave_nothing(tmp_path: Path) -> None:
         assert list(front.hub.sessions) == []
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
         assert front.metric("sessions_total", protocol="captiond", outcome="expired") == 200
+
+
+async def test_all_sessions_and_later_ones_are_told_how_far_apart_partials_are(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as front:
+        before, _ = await front.hub.open(Start(), "ann")
+        front.hub.pace_partials(2.5)
+        later, _ = await front.hub.open(Start(), "ann")
+        registry = front.hub.metrics.registry
+        assert registry.get_sample_value("captiond_partial_thinning") == pytest.approx(2.5)
+        for live in (before, later):
+            lanes = live.session._lanes.values()
+            assert [lane._recognition.thinning for lane in lanes] == [2.5]

@@ -6,11 +6,12 @@ import pytest
 
 from server.dispatch import Outcome
 from server.live import LiveSession
+from server.store import SessionRecord, StoreError
 from streaming.engines import ActivityWindow
-from streaming.errors import CaptiondError, InternalError, Superseded, UnknownSession
-from streaming.events import DurableEvent, Final, SessionStage
+from streaming.errors import CaptiondError, InternalError, Overloaded, Superseded, UnknownSession
+from streaming.events import Degraded, Done, DurableEvent, Final, SessionStage
 from streaming.jobs import Job, JobKind
-from streaming.wire import Start
+from streaming.wire import Resume, Start
 from tests.fakes import silence, speech, word_texts
 from tests.server_fakes import BrokenStore, Front, running, until
 
@@ -24,6 +25,8 @@ class Caller:
         self.live = live
         self.reasons: list[CaptiondError] = []
         self.durable: list[DurableEvent] = []
+        self.store_news: list[bool] = []
+        """Whether it works again, each time that the session told of the store."""
         self._cursor = live.session.log.cursor(last_seq)
         live.listen(self.read)
         live.attach(self.reasons.append, last_seq)
@@ -38,6 +41,8 @@ class Caller:
             self.live.note_written(event)
             if isinstance(event, DurableEvent):
                 self.durable.append(event)
+            elif isinstance(event, Degraded):
+                self.store_news.append(event.is_over)
 
     def say(self, *numbers: int, pause_s: float = 0.0) -> None:
         """At the pace that the clock of this test has: at once."""
@@ -79,7 +84,7 @@ async def state(front: Front, live: LiveSession) -> str:
     return record.state
 
 
-async def test_a_refusing_store_delays_finals_and_loses_none(
+async def test_a_refusing_store_holds_up_no_caption_and_loses_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(tmp_path) as front:
@@ -87,14 +92,20 @@ async def test_a_refusing_store_delays_finals_and_loses_none(
         broken = BrokenStore(front.hub.store, monkeypatch)
         for number in range(WORDS):
             caller.say(number, pause_s=1.0)
-        await until(lambda: broken.refused > 3)
-        assert caller.durable == [], "nothing may be seen before it is stored"
+        await until(lambda: caller.words == word_texts(range(WORDS)))
+        assert not any(caller.live.is_durable(event) for event in caller.durable)
+        assert front.metric("spool_events") == len(caller.durable)
+        assert caller.live.session.stored_through_frame == 0, "nothing may be acknowledged"
         assert front.hub.is_store_refusing
+        assert caller.store_news == [False]
         assert "the store refuses captions" in front.server.problems
         broken.is_broken = False
         caller.end()
         await until_over(caller)
         assert caller.words == word_texts(range(WORDS)) == await stored(front, caller.live)
+        assert caller.store_news == [False, True]
+        assert caller.live.session.stored_through_frame == caller.live.session.frames_received
+        assert front.metric("spool_events") == 0
         assert not front.hub.is_store_refusing
         assert front.server.problems == []
 
@@ -113,6 +124,61 @@ async def test_a_store_that_refuses_the_end_gets_it_later(
         broken.is_broken = False
         await until(lambda: caller.live.is_gone)
         assert await state(front, caller.live) == "expired"
+
+
+async def test_nobody_sees_the_end_before_it_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as front:
+        caller = await Caller.open(front)
+        caller.say(0, pause_s=1.0)
+        await until(lambda: caller.words == word_texts([0]))
+        broken = BrokenStore(front.hub.store, monkeypatch)
+        caller.end()
+        await until(lambda: broken.refused > 3)
+        assert [event for event in caller.durable if isinstance(event, Done)] == []
+        broken.is_broken = False
+        await until(lambda: any(isinstance(event, Done) for event in caller.durable))
+
+
+async def test_a_resume_while_the_store_refuses_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as front:
+        live, ready = await front.hub.open(Start(), "ann")
+        caller = Caller(live)
+        broken = BrokenStore(front.hub.store, monkeypatch)
+        caller.say(0, pause_s=1.0)
+        await until(lambda: caller.words == word_texts([0]))
+        seq = caller.durable[-1].seq
+        ask = Resume(session_id=live.id, resume_token=ready.resume_token, last_seq=seq)
+        again, answer = await front.hub.resume(ask, "ann")
+        assert (again, answer.seq) == (live, seq)
+        back = Caller(again, answer.seq)
+        broken.is_broken = False
+        back.end()
+        await until_over(back)
+        assert back.words == []
+        assert await stored(front, live) == word_texts([0])
+
+
+async def test_beyond_the_spool_captions_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as front:
+        caller = await Caller.open(front)
+        assert front.hub._services is not None
+        front.hub._services.spool.events_max = 3  # the language and two finals
+        broken = BrokenStore(front.hub.store, monkeypatch)
+        for number in range(WORDS):
+            caller.say(number, pause_s=1.0)
+        await until(lambda: caller.live.session.is_quiet and broken.refused > 3)
+        assert caller.words == word_texts(range(2)), "the others wait"
+        broken.is_broken = False
+        await until(lambda: caller.words == word_texts(range(WORDS)))
+        caller.end()
+        await until_over(caller)
+        assert await stored(front, caller.live) == word_texts(range(WORDS))
 
 
 async def test_a_newer_talker_supersedes(tmp_path: Path) -> None:
@@ -281,3 +347,44 @@ async def test_a_late_answer_is_harmless(tmp_path: Path) -> None:
         job = Job(caller.live.id, 1, 0, JobKind.DETECT, (window,), 512, True, 0)
         front.hub.deliver([Outcome(job, [])])
         assert caller.live.session.stats.superseded_results == 1
+
+
+async def test_guards_that_fired_are_in_the_metrics_at_the_end(tmp_path: Path) -> None:
+    async with running(tmp_path) as front:
+        caller = await Caller.open(front)
+        caller.live.session.stats.guards_fired["coverage"] += 2
+        caller.end()
+        await until_over(caller)
+        caller.leave(is_delivered=True)
+        front.hub.drop(caller.live.id)
+        await until(lambda: caller.live.is_gone)
+        assert front.metric("guards_fired_total", guard="coverage") == 2
+
+
+async def test_a_store_that_refuses_turns_new_sessions_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as front:
+        with monkeypatch.context() as patch:
+            patch.setattr(front.hub.store, "create_session", refuse)
+            with pytest.raises(Overloaded, match="takes no new session") as refusal:
+                await front.hub.open(Start(), "ann")
+        assert refusal.value.retry_after_ms
+        assert front.hub.sessions == ()
+        await Caller.open(front)
+
+
+async def refuse(record: SessionRecord) -> None:
+    raise StoreError("the disk is full")
+
+
+async def test_a_session_that_another_server_claimed_is_let_go(tmp_path: Path) -> None:
+    async with running(tmp_path) as front:
+        caller = await Caller.open(front)
+        await front.hub.store.claim(caller.live.id, 1)
+        caller.say(0, pause_s=1.0)
+        await until(lambda: caller.live.is_gone)
+        assert [type(error) for error in caller.reasons] == [Superseded]
+        assert await stored(front, caller.live) == []
+        assert await state(front, caller.live) == "open"
+        assert front.metric("sessions_total", protocol="captiond", outcome="superseded") == 1

@@ -8,9 +8,8 @@ import sys
 import tempfile
 import traceback
 from collections.abc import AsyncIterator, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
@@ -20,29 +19,9 @@ from sqlalchemy import insert, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from server import schema
-from server.store import (
-    EVENTS_PAGE_MAX,
-    GROUP_WRITES_MAX,
-    WRITES_PENDING_MAX,
-    SessionRecord,
-    StoreError,
-    TranscriptStore,
-)
-
-NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
-
-
-def url_of(path: Path) -> str:
-    return f"sqlite+aiosqlite:///{path}"
-
-
-def record(session_id: str, *, tenant: str = "alice", created_at: datetime = NOON) -> SessionRecord:
-    options = {"type": "start", "language": "en", "prompt": "Grüße"}
-    return SessionRecord(session_id, tenant, created_at, None, "open", options, "hash")
-
-
-def final(seq: int, line: str = "Alice will review the budget.") -> dict[str, Any]:
-    return {"type": "final", "seq": seq, "text": line, "start": 1.02, "words": []}
+from server.group_commit import GROUP_WRITES_MAX, WRITES_PENDING_MAX
+from server.store import EVENTS_PAGE_MAX, StoreError, TranscriptStore
+from tests.server.store_units import NOON, final, record, stored_bytes, url_of
 
 
 @pytest.fixture
@@ -111,6 +90,16 @@ async def test_gaps_and_repeats_are_refused_whole(store: TranscriptStore, seqs: 
     await store.append("a", [final(1), final(2), final(3)])
     with pytest.raises(StoreError, match="do not follow 3"):
         await store.append("a", [final(seq) for seq in seqs])
+    assert [event["seq"] for event in await store.events("a")] == [1, 2, 3]
+
+
+async def test_a_retry_finds_what_the_first_try_had_stored(store: TranscriptStore) -> None:
+    await store.create_session(record("a"))
+    await store.append("a", [final(1), final(2)], is_retry=True)
+    await store.append("a", [final(1), final(2)], is_retry=True)
+    with pytest.raises(StoreError, match="do not follow 2"):
+        await store.append("a", [final(2), final(3)], is_retry=True)
+    await asyncio.gather(*(store.append("a", [final(3)], is_retry=True) for _ in range(3)))
     assert [event["seq"] for event in await store.events("a")] == [1, 2, 3]
 
 
@@ -286,10 +275,6 @@ async def test_deletion_leaves_no_byte_of_the_text(store: TranscriptStore, path:
         await store.append("a", [final(7)])
 
 
-def stored_bytes(path: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in path.parent.iterdir())
-
-
 @pytest.mark.slow  # waits for the busy timeout
 async def test_a_reader_that_holds_the_log_is_reported(store: TranscriptStore, path: Path) -> None:
     await store.create_session(record("a"))
@@ -362,7 +347,9 @@ def test_a_killed_server_loses_nothing_that_was_acknowledged(path: Path) -> None
     ("url", "said"),
     [
         ("nonsense", "no database URL"),
-        ("postgresql+asyncpg://db/captiond", "only SQLite"),
+        ("mysql+asyncmy://db/captiond", "only SQLite and PostgreSQL"),
+        ("postgresql+asyncpg://db", "name the database"),
+        ("postgresql+asyncpg://127.0.0.1:1/captiond", "cannot use captiond"),
         ("sqlite+aiosqlite://", "need a file"),
         ("sqlite+aiosqlite:///:memory:", "need a file"),
         ("sqlite+aiosqlite:////no/such/folder/captions.db", "unable to open"),

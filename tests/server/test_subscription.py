@@ -10,7 +10,7 @@ import pytest
 
 from server.store import StoreError
 from server.subscription import _live
-from tests.server_fakes import Front, running, until
+from tests.server_fakes import BrokenStore, Front, running, until
 from tests.system.talker import Talker, clip, texts
 
 WORDS = 10
@@ -124,3 +124,24 @@ async def test_silence_is_bridged(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert await anext(source) is None
         await source.aclose()
         assert len(front.live._listeners) == 1
+
+
+async def test_what_is_not_stored_is_marked_and_has_no_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as front, aiohttp.ClientSession(front.url) as http:
+        talker = await Talker.start(front.url)
+        broken = BrokenStore(front.hub.store, monkeypatch)
+        answer = await http.get(path(talker))
+        await talker.play(clip(1, WORDS))
+        await talker.until_words(WORDS)
+        assert {m["durable"] for m in talker.messages if "seq" in m and m["type"] != "ready"} == {
+            False
+        }
+        broken.is_broken = False
+        await talker.finish()
+        blocks = (await answer.read()).decode().split("\n\n")
+        shown = [block for block in blocks if '"durable":false' in block]
+        assert len(shown) > 1
+        assert not any(block.startswith("id:") for block in shown)
+        assert any(block.startswith("id:") and '"done"' in block for block in blocks)

@@ -1,10 +1,10 @@
-"""LocalAgreement-2 and the place to cut speech that does not pause."""
+"""LocalAgreement-n and the place to cut speech that does not pause."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.agreement import agreed_count, cut_point, normalized
+from streaming.agreement import agreed_count, cut_point, normalized, stable_count
 from streaming.engines import Word
 from streaming.timeline import Span
 
@@ -46,6 +46,19 @@ def test_agreement_is_the_longest_common_prefix(old: list[str], new: list[str]) 
     same = [normalized(a) == normalized(b) for a, b in zip(old, new, strict=False)]
     assert all(same[:count])
     assert count == len(same) or not same[count]
+
+
+@given(st.lists(TEXTS, max_size=4), TEXTS, st.integers(1, 5))
+def test_stable_words_are_in_each_of_the_last_hypotheses(
+    earlier: list[list[str]], new: list[str], hypotheses: int
+) -> None:
+    count = stable_count([said(old) for old in earlier], said(new), hypotheses)
+    compared = earlier[len(earlier) - (hypotheses - 1) :] if hypotheses > 1 else []
+    if len(earlier) < hypotheses - 1:
+        assert count == 0
+    else:
+        agreed = [agreed_count(said(old), said(new)) for old in compared]
+        assert count == min([*agreed, len(new)])
 
 
 def test_the_last_gap_is_cut_in_its_middle() -> None:

@@ -239,3 +239,39 @@ def test_a_skip_inside_a_frame_is_refused() -> None:
 def test_a_format_that_the_wire_forbids_is_a_bug(rate: int, channels: int) -> None:
     with pytest.raises(ValueError, match="out of range"):
         PcmDecoder("pcm_s16le", rate, channels)
+
+
+@given(rate=st.sampled_from(RATES), first_ms=st.integers(0, 90), second_ms=st.integers(0, 90))
+@settings(deadline=None, max_examples=40)
+def test_a_flush_gives_all_that_was_held_and_starts_anew(
+    rate: int, first_ms: int, second_ms: int
+) -> None:
+    first, second = noise(rate * first_ms // 1000), noise(rate * second_ms // 1000, seed=1)
+    decoder = PcmDecoder("pcm_s16le", rate, 1)
+    before = joined([decoder.decode(first.tobytes()), decoder.flush()])
+    assert not decoder.has_tail
+    after = decoded(decoder, second.tobytes())
+    alone = decoded(PcmDecoder("pcm_s16le", rate, 1), first.tobytes())
+    anew = decoded(PcmDecoder("pcm_s16le", rate, 1, start_frame=len(first)), second.tobytes())
+    np.testing.assert_array_equal(before, alone)
+    np.testing.assert_array_equal(after, anew)
+
+
+def test_a_flush_keeps_half_a_frame() -> None:
+    decoder = PcmDecoder("pcm_s16le", 48_000, 1)
+    decoder.decode(b"\x01")
+    decoder.flush()
+    assert decoder.dangling_bytes == 1
+
+
+def test_the_newest_stretches_are_remembered() -> None:
+    """A restart never lies in skipped time, however often there was some."""
+    decoder = PcmDecoder("pcm_s16le", 48_000, 1)
+    for _ in range(5_000):
+        decoder.decode(bytes(2 * 4_800))
+        decoder.skip(48_000)
+    last = decoder.frames_received
+    decoder.decode(bytes(2 * 4_800))
+    assert decoder.restart_frame(decoder.samples_produced) >= last
+    before = (last - 48_000) // 3
+    assert decoder.restart_frame(before) >= last - 48_000 - 4_800

@@ -52,9 +52,9 @@ def test_words_keep_text_time_and_confidence_and_get_speakers() -> None:
 
 def test_a_named_lane_speaks_for_itself() -> None:
     book = CaptionBook("Alice")
-    assert not book.has_words
+    assert book.named_speakers == set()
     sent((0, 10), turns=[turn(0, 10, "B")], book=book)
-    assert book.has_words
+    assert book.named_speakers == {"Alice"}
     assert book.revise([turn(0, 10, "B")]) == []
     assert book.attributed(spoken((0, 10)), [])[0].speaker == "Alice"
 

@@ -1,4 +1,4 @@
-"""ArrivalClock and WordDelays: how late each word was."""
+"""ArrivalClock, SpeechPace, WordDelays: when audio came, or would have, and how late words are."""
 
 from itertools import accumulate
 
@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming import delays
-from streaming.delays import MARK_NS, MARK_SAMPLES, MARKS_MAX, ArrivalClock, WordDelays
+from streaming.delays import (
+    BURST_NS,
+    MARK_NS,
+    MARK_SAMPLES,
+    MARKS_MAX,
+    ArrivalClock,
+    SpeechPace,
+    WordDelays,
+)
 from streaming.timeline import Span
 
 MS = 1_000_000
@@ -87,6 +95,34 @@ def test_marks_stay_bounded_in_a_storm_of_tiny_packets(monkeypatch: pytest.Monke
         assert slow.marks <= 8
     assert slow.arrival_ns(39_900) == 399 * 10 * MARK_NS
     assert MARKS_MAX * MARK_SAMPLES > 180 * 16_000
+
+
+SECOND_NS = 1_000 * MS
+
+
+def test_live_audio_is_never_ahead_of_its_pace_whatever_the_network_does() -> None:
+    pace = SpeechPace()
+    pace.note(5 * 16_000, 0)  # recorded before the connection was there
+    for second in range(1, 60):
+        pace.note(16_000, second * SECOND_NS)
+        assert pace.spoken_ns(0) <= second * SECOND_NS
+    pace.note(20 * 16_000, 80 * SECOND_NS)  # what a stall of 20 s held back
+    assert pace.spoken_ns(0) <= 80 * SECOND_NS
+
+
+def test_an_upload_is_as_far_ahead_as_it_is_longer_than_the_time_it_took() -> None:
+    pace = SpeechPace()
+    pace.note(3_600 * 16_000, 10 * SECOND_NS)
+    end_ns = 10 * SECOND_NS + 3_600 * SECOND_NS - BURST_NS
+    assert pace.spoken_ns(0) == end_ns
+    assert pace.spoken_ns(16_000) == end_ns - SECOND_NS
+
+
+def test_a_pause_gives_no_more_than_a_burst() -> None:
+    pace = SpeechPace()
+    pace.note(16_000, 0)
+    pace.note(100 * 16_000, 10_000 * SECOND_NS)
+    assert pace.spoken_ns(0) == 10_100 * SECOND_NS - BURST_NS
 
 
 def test_a_word_is_shown_for_the_first_time_once() -> None:

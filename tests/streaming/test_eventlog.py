@@ -68,6 +68,24 @@ def test_nothing_durable_is_visible_before_it_is_stored() -> None:
     assert log.stored_seq == 2
 
 
+def test_what_is_shown_before_it_is_stored_is_read_once_and_stays_in_memory() -> None:
+    log = filled(3, entries_max=2, is_stored=False)
+    reader = log.cursor()
+    log.show_unstored(2)
+    assert seqs([*log.hidden]) == [3]
+    assert seqs(reader.read(9)) == [1, 2]
+    assert (log.shown_seq, log.stored_seq, log.is_congested) == (2, 0, True)
+    log.show_unstored(9)
+    assert (log.shown_seq, [*log.hidden]) == (3, [])
+    assert seqs(log.cursor().read(9)) == [1, 2, 3], "not forgotten: the store has none of them"
+    log.mark_stored(2)
+    assert (log.shown_seq, log.stored_seq) == (3, 2)
+    log.append(durable(4))
+    assert seqs(reader.read(9)) == [3]
+    assert seqs([*log.hidden]) == [4]
+    assert seqs([*log.take_unstored()]) == [3, 4], "each is still given to the store"
+
+
 def test_passing_events_wait_behind_the_durable_ones_before_them() -> None:
     log = EventLog()
     reader = log.cursor()
@@ -195,7 +213,7 @@ def test_two_readers_go_at_their_own_speed() -> None:
 
 @given(
     steps=st.lists(
-        st.sampled_from(["append", "partial", "lag", "store", "fast", "slow"]), max_size=120
+        st.sampled_from(["append", "partial", "lag", "store", "show", "fast", "slow"]), max_size=120
     ),
     entries_max=st.integers(1, 12),
 )
@@ -215,9 +233,12 @@ def test_every_reader_gets_each_durable_event_once_and_in_order(
         elif step == "store":
             log.take_unstored()
             log.mark_stored(log.last_seq)
+        elif step == "show":
+            log.show_unstored(log.last_seq)
         else:
             got[step] += read(readers[step], 3 if step == "fast" else 1)
-            assert readers[step].seq <= log.stored_seq
+            assert readers[step].seq <= log.shown_seq
+        assert log.stored_seq <= log.shown_seq <= log.last_seq
     log.mark_stored(log.last_seq)
     for name, reader in readers.items():
         while news := read(reader, 5):

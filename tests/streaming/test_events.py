@@ -4,7 +4,15 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from streaming.events import CaptionWord, Gap, GapReason, SessionStage, main_speaker, text_of
+from streaming.events import (
+    CaptionWord,
+    Gap,
+    GapReason,
+    ServerPart,
+    SessionStage,
+    main_speaker,
+    text_of,
+)
 from streaming.timeline import Span
 
 
@@ -29,6 +37,7 @@ def test_an_event_cannot_be_changed() -> None:
 def test_reasons_and_stages_are_the_words_of_the_wire() -> None:
     assert {str(reason) for reason in GapReason} == {"engine_failed", "overload"}
     assert {str(stage) for stage in SessionStage} == {"vad", "asr", "diarizer"}
+    assert {str(part) for part in ServerPart} == {"store"}
 
 
 def said(speaker: str | None, samples: int) -> CaptionWord:

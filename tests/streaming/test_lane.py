@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from streaming.asking import Ask
+from streaming.diarizing import CHUNKS_PER_ASK_MAX
 from streaming.endpointing import EndpointingOptions
 from streaming.engines import Activity, Clusters, Hypothesis, Observation, Samples, Word
 from streaming.eventlog import EventLog
 from streaming.events import Degraded, Event, Final, Gap, Partial, Revision, SessionStage
 from streaming.jobs import Answer, Job, JobKind
-from streaming.lane import CHUNKS_PER_ASK_MAX, LOCAL_SPEAKERS_MAX, Ask, Lane
+from streaming.lane import Lane
 from streaming.publishing import SessionScope, SpeechSettings
+from streaming.speakers import LOCAL_SPEAKERS_MAX
 from streaming.stats import SessionStats
 from streaming.timeline import SAMPLE_RATE_HZ, Span
 from streaming.windows import WindowOptions
@@ -319,6 +322,25 @@ def test_audio_is_held_until_its_words_are_known() -> None:
     assert not booth.lane.is_text_done
 
 
+def test_the_next_owner_holds_what_the_diarizer_will_ask_about() -> None:
+    """The words are committed before the chunk is full: only the tracker needs its start."""
+    windows = WindowOptions(cap_ms=1_100, first_ms=50, hop_ms=50, left_context_ms=0)
+    booth = Booth(windows=windows)
+    booth.hear(speech(range(4)), step=512)
+    assert booth.texts, "nothing is committed"
+    assert not [ask for ask in booth.asked if ask.kind is JobKind.OBSERVE]
+    heir = Booth(windows=windows)
+    first = booth.lane.restart
+    heir.lane.resume(booth.lane.state(10_000), first)
+    heir.hear(speech(range(8))[first:], step=512)
+    heir.end()
+    observed = [ask for ask in heir.asked if ask.kind is JobKind.OBSERVE]
+    chunk = observed[0].subject
+    assert isinstance(chunk, tuple)
+    assert chunk[0].start == first
+    assert heir.lane.is_finished
+
+
 def test_a_mute_ends_the_utterance_and_keeps_the_times_true() -> None:
     booth = Booth()
     booth.hear(speech(range(5)))
@@ -347,12 +369,12 @@ def test_words_behind_the_end_of_an_utterance_that_was_cut_there_are_withdrawn()
     booth.engines.changes = change
     loud = np.full(cap_ms * 16, 8_000, np.int16)
     booth.hear(np.concatenate([loud, silence(0.4)]), step=512)
-    assert booth.lane.has_open_speech
+    assert not booth.lane.is_settled
     shown = [event for event in of_type(Partial, booth.events) if event.words]
     assert shown[-1].span.start == len(loud), "the ghost is shown behind the cut"
     booth.hear(silence(1))
     check_partials(booth.events)
     booth.end()
-    assert not booth.lane.has_open_speech
+    assert booth.lane.is_settled
     assert booth.unaccounted() == 0
     assert booth.lane.is_finished

@@ -165,8 +165,9 @@ def test_an_end_waits_for_the_answer_that_is_under_way() -> None:
         Activity(np.zeros(2, np.float32), b""),
         Activity(np.zeros((3, 1), np.float32), b""),
         Activity(np.full(3, np.nan, np.float32), b""),
+        Activity(np.full(3, -np.inf, np.float32), b""),
     ],
-    ids=["none", "short", "two-dimensional", "nan"],
+    ids=["none", "short", "two-dimensional", "nan", "infinity"],
 )
 def test_audio_that_nobody_judged_counts_as_speech(answer: Activity | None) -> None:
     ear = listener()

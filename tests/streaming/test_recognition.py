@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from streaming.endpointing import Onset
 from streaming.engines import Hypothesis, Word
+from streaming.partials import CONTEXT_WIDENING_MAX, PartialOptions
 from streaming.recognition import (
     DRAFT_TOKENS_MAX,
     WORD_CHARACTERS_MAX,
@@ -28,9 +29,11 @@ CAP = 4 * SECOND
 OPTIONS = WindowOptions(cap_ms=4_000)
 
 
-def recognition(*, partials: bool = True) -> Recognition:
+def recognition(*, partials: bool = True, shown: PartialOptions | None = None) -> Recognition:
     numbers = count(1)
-    return Recognition(OPTIONS, lambda: f"c{next(numbers)}", partials=partials)
+    return Recognition(
+        OPTIONS, lambda: f"c{next(numbers)}", partials=partials, partial_options=shown
+    )
 
 
 def opened(start: int = 0) -> Recognition:
@@ -104,6 +107,51 @@ def test_leading_words_of_two_equal_partials_are_stable_and_the_final_may_break_
     text = lane.receive(ask(lane, 2 * SECOND), said(word("a", 0, 0.2), word("x", 0.3, 0.5)))
     assert isinstance(text, FinalText)
     assert (text.stable_words, text.broken_stable_words) == (2, 1)
+
+
+HEARD = (["a", "b"], ["a", "b", "c"], ["a", "x", "c"], ["a", "x", "c", "d"])
+
+
+@pytest.mark.parametrize(
+    ("shown", "stable", "seen"),
+    [
+        (PartialOptions(1), [2, 3, 3, 4], HEARD),
+        (PartialOptions(2), [0, 2, 1, 3], HEARD),
+        (PartialOptions(4), [0, 0, 0, 1], HEARD),
+        (PartialOptions(2, stable_only=True), [0, 2, 1, 3], ([], ["a", "b"], ["a"], HEARD[2])),
+    ],
+)
+def test_stability_is_how_many_hypotheses_agree_and_the_rest_may_be_hidden(
+    shown: PartialOptions, stable: list[int], seen: list[list[str]]
+) -> None:
+    lane = recognition(shown=shown)
+    lane.open(Onset(0, 0))
+    for n, (heard, count_, words) in enumerate(zip(HEARD, stable, seen, strict=True)):
+        answer = said(*(word(text, 0.1 * i, 0.1 * i + 0.1) for i, text in enumerate(heard)))
+        partial = lane.receive(ask(lane, (6 + 10 * n) * SECOND // 10), answer)
+        assert isinstance(partial, PartialText) or (partial is None and not words)
+        assert partial is None or (texts(partial), partial.stable_words) == (words, count_)
+
+
+def test_partials_that_finals_contradict_ask_for_wider_context_and_finals_never_do() -> None:
+    lane = recognition()
+    widenings = []
+    for n in range(40):
+        at = 2 * n * SECOND
+        lane.open(Onset(at, at))
+        wrong, right = (
+            said(*(word(f"{kind}{i}", 2 * n + 0.1 * i, 2 * n + 0.1 * i + 0.1) for i in range(6)))
+            for kind in ("wrong", "right")
+        )
+        partial = ask(lane, at + SECOND)
+        widenings.append(partial.context_widening)
+        lane.receive(partial, wrong)
+        lane.close(at + SECOND)
+        final = ask(lane, at + SECOND)
+        assert final.context_widening == 0
+        lane.receive(final, right)
+    assert sorted(set(widenings)) == list(range(CONTEXT_WIDENING_MAX + 1))
+    assert widenings == sorted(widenings)
 
 
 def test_one_final_and_one_partial_are_asked_for_at_a_time() -> None:

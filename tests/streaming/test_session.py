@@ -204,8 +204,6 @@ def test_lanes_share_one_series_of_names_and_never_words() -> None:
 
 
 def test_what_is_not_offered_is_refused_with_advice() -> None:
-    with pytest.raises(UnsupportedOption, match="interleaved"):
-        new_session(Start(audio=AudioFormat(tagged=True)))
     with pytest.raises(UnsupportedOption, match="1 names for 2 channels"):
         new_session(Start(audio=AudioFormat(channels=2, channel_names=["A"])))
 
@@ -391,6 +389,18 @@ def test_the_end_may_be_said_twice_and_nothing_comes_after_it() -> None:
     assert table.events == events
     assert table.session.deadline_ns is None
     assert not table.session.is_waiting_for_reader
+
+
+def test_an_answer_after_the_last_event_is_dropped_however_late() -> None:
+    table = desk()
+    table.holds = lambda job: job.kind is JobKind.RECOGNIZE and not job.is_final
+    table.play(conversation())
+    events = list(table.end())
+    assert table.held
+    table.now_ns += 60_000_000_000
+    table.answer_held()
+    assert table.events == events
+    assert table.session.stats.superseded_results >= 1
 
 
 def test_a_session_without_audio_ends_too() -> None:

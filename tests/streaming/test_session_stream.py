@@ -16,6 +16,7 @@ from streaming.events import (
 from streaming.jobs import Answer, Job, JobKind
 from streaming.timeline import SAMPLE_RATE_HZ, Span
 from streaming.windows import WindowOptions
+from streaming.wire import AudioFormat, Start
 from tests.fakes import (
     Engines,
     conversation,
@@ -191,3 +192,17 @@ def test_a_final_without_words_withdraws_what_was_shown() -> None:
     last = {partial.caption_id: partial.text for partial in of_type(Partial, events)}
     assert last == {"c1": "", "c2": ""}
     assert of_type(Final, events) == []
+
+
+def test_what_a_client_may_forget_never_comes_back_where_its_audio_starts_anew() -> None:
+    table = desk(Start(audio=AudioFormat(sample_rate=44_100)))
+    second = bytes(2 * 44_100)
+    table.send(second)
+    table.session.skip(1, table.now_ns)
+    table.settle()
+    before = table.session.stored_through_frame
+    assert before == 44_100 + 44
+    table.holds = lambda job: job.kind is JobKind.DETECT
+    table.send(second)
+    table.session.skip(1, table.now_ns)
+    assert table.session.stored_through_frame >= before

@@ -1,6 +1,7 @@
 """WindowPlanner: hops, the cap, cuts, left context."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,22 @@ def test_partials_follow_the_hop_from_the_first_on() -> None:
     windows = planner(start=SECOND)
     ends = [end for end in range(SECOND, 5 * SECOND, 160) if windows.next_partial(end)]
     assert [end / SECOND for end in ends] == [1.6, 2.6, 3.6, 4.6]
+
+
+def test_partials_are_thinned_out_smoothly() -> None:
+    windows = planner()
+    ends = [end / SECOND for end in range(0, 10 * SECOND, 160) if windows.next_partial(end, 2.25)]
+    assert ends == [0.6, 2.85, 5.1, 7.35, 9.6]
+
+
+def test_a_change_of_the_thinning_brings_no_two_partials_close_together() -> None:
+    windows, ends = planner(), []
+    for end in range(0, 15 * SECOND, 160):
+        thinning = 1.0 + (end // SECOND % 5) / 4
+        if windows.next_partial(end, thinning):
+            ends.append(end / SECOND)
+    assert len(ends) >= 8
+    assert all(later - earlier >= 0.5 for earlier, later in pairwise(ends))
 
 
 def test_the_first_partial_waits_for_speech_not_for_pre_roll() -> None:

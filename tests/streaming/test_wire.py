@@ -25,6 +25,7 @@ from streaming.events import (
     Partial,
     Quantiles,
     Revision,
+    ServerPart,
     SessionStage,
     SpeakerRun,
     SpeechEnded,
@@ -91,7 +92,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(SpeechStarted, COUNT, COUNT, SAMPLE),
     st.builds(SpeechEnded, COUNT, COUNT, SAMPLE),
     st.builds(Lag, COUNT, st.floats(0, 10**6)),
-    st.builds(Degraded, COUNT, st.sampled_from(SessionStage), TEXT),
+    st.builds(Degraded, COUNT, st.sampled_from([*SessionStage, *ServerPart]), TEXT, st.booleans()),
 )
 NOTICES: st.SearchStrategy[ServerNotice] = st.one_of(
     st.builds(
@@ -124,8 +125,8 @@ CLIENT_MESSAGES: st.SearchStrategy[ClientMessage] = st.one_of(
         diarize=st.booleans(),
     ),
     st.builds(Resume, session_id=TEXT, resume_token=TEXT, last_seq=COUNT),
-    st.builds(Lane, lane=st.integers(0, 19), name=NAME),
-    st.builds(Skip, ms=st.integers(1, 86_400_000)),
+    st.builds(Lane, lane=st.integers(0, 19), name=st.none() | NAME),
+    st.builds(Skip, ms=st.integers(1, 86_400_000), lane=st.none() | st.integers(0, 19)),
     st.just(Flush()),
     st.builds(
         Configure, language=LANGUAGE, prompt=PROMPT, keywords=st.none() | st.lists(NAME, max_size=5)
@@ -273,3 +274,10 @@ def test_the_complaint_names_the_field(data: str, field: str) -> None:
 def test_messages_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Skip(ms=1).ms = 2  # type: ignore[misc]
+
+
+def test_an_event_that_is_not_stored_yet_says_so_and_is_the_same_event() -> None:
+    gap = Gap(3, 0, Span(0, 16_000), GapReason.OVERLOAD)
+    assert orjson.loads(encode_event(gap, is_durable=False))["durable"] is False
+    assert "durable" not in orjson.loads(encode_event(gap))
+    assert parse_server_message(encode_event(gap, is_durable=False)) == gap

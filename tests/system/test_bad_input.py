@@ -99,11 +99,13 @@ async def test_start_with_wrong_fields(
     check_error(await talker.refusal(), "bad_message", advice)
 
 
-@pytest.mark.parametrize("fields", [{"tagged": True}, {"channels": 2, "channel_names": ["Ann"]}])
+@pytest.mark.parametrize(
+    "fields", [{"tagged": True, "channels": 2}, {"channels": 2, "channel_names": ["Ann"]}]
+)
 async def test_start_with_what_is_not_offered(server: ServerChild, fields: dict[str, Any]) -> None:
     talker = await Talker.connect(server.url)
     await talker.say("start", audio={**PCM_START, **fields})
-    check_error(await talker.refusal(), "unsupported", "not offered|name each channel")
+    check_error(await talker.refusal(), "unsupported", "added by lane messages|name each channel")
 
 
 async def test_text_that_is_not_utf8(server: ServerChild) -> None:
@@ -333,10 +335,10 @@ async def test_compression_is_not_negotiated(server: ServerChild) -> None:
     assert await talker.finish() == texts(1, WORDS)
 
 
-async def test_lane_messages_are_not_offered(server: ServerChild) -> None:
+async def test_lane_messages_where_the_audio_is_not_tagged(server: ServerChild) -> None:
     talker = await Talker.start(server.url)
     await talker.say("lane", lane=1, name="Ann")
-    check_error(await talker.refusal(), "unsupported", "not offered yet")
+    check_error(await talker.refusal(), "unsupported", "start with audio.tagged")
 
 
 async def test_skip_inside_a_frame(server: ServerChild) -> None:

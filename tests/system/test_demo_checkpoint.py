@@ -281,3 +281,30 @@ async def test_sounds_without_speech_have_no_words(server: ServerChild, sound: n
     heard = await caption(server.url, pcm(sound(np.random.default_rng(7), NOISE_SAMPLES)))
     assert heard.words == []
     assert not [event for event in heard.events if isinstance(event, Partial) and event.text]
+
+
+SENTENCE_S, MUTED_S, RESUMED_S, MUTE_MS = 6.5, 8.58, 9.6, 20_000
+"""In the clip: before, within and after "Maria will review the new budget on Monday."."""
+
+
+async def test_a_mute_in_mid_sentence_parts_it_and_moves_the_rest(server: ServerChild) -> None:
+    audio, muted = clip_audio(), samples_from_seconds(MUTED_S)
+    before_mute = samples_from_seconds(SENTENCE_S)
+    finals: list[Final] = []
+    async with CaptionStream.open(server.url, Start(partials=False)) as stream:
+        await stream.send(audio[:muted].tobytes())
+        async for event in stream:
+            if not isinstance(event, Final):
+                continue
+            finals.append(event)
+            if before_mute < event.span.start < muted:
+                await stream.skip(MUTE_MS)
+                await stream.send(audio[muted : samples_from_seconds(RESUMED_S)].tobytes())
+                await stream.end()
+    before, after = (final for final in finals if final.span.start > before_mute)
+    print(f"before the mute: {before.text!r}, after it: {after.text!r}")
+    assert normalized(before.text) == "maria will review the new budget"
+    # The word that the mute begins with may be too short by now, those after it are whole.
+    assert normalized(after.text) in {"on monday", "monday"}
+    start_s = after.span.start / SAMPLE_RATE_HZ - MUTE_MS / 1000
+    assert MUTED_S - 0.05 <= start_s <= RESUMED_S

@@ -1,0 +1,193 @@
+"""One lane's work for its diarizer: which chunks and questions go out, and what comes back.
+
+Owns the chunks that wait and the names of the lane's speakers. Who speaks when is the tracker's to
+know, which caption that changes the lane's.
+
+Invariants: N1 text never waits for a speaker: chunks that waited too long are dropped, counted.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from streaming.asking import Ask
+from streaming.buffer import SampleBuffer
+from streaming.engines import Clusters, DiarizerProfile, Observation, SpeakerChunk
+from streaming.jobs import PATIENCE_NS, JobKind
+from streaming.publishing import SessionScope
+from streaming.speakers import SpeakerTracker, TrackerState
+from streaming.timeline import Span
+from streaming.turns import Turn
+
+CHUNKS_PER_ASK_MAX = 16
+STATE_NAMES_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakersState:
+    """What whoever takes a lane over must know of its speakers."""
+
+    tracker: TrackerState | None
+    names: tuple[tuple[int, str], ...]
+    heard: tuple[str, ...]
+    """Everybody who had a turn."""
+
+
+DueNs = Callable[[JobKind, int, int], int]
+"""When the answer about audio up to a sample is due: (kind, sample, now_ns)."""
+
+
+class SpeakerWork:
+    """What is asked about the voices of one lane."""
+
+    def __init__(
+        self, profile: DiarizerProfile | None, scope: SessionScope, chunk_age_samples_max: int
+    ) -> None:
+        self._profile = profile
+        self._scope = scope
+        self._chunk_age_max = chunk_age_samples_max
+        self._tracker: SpeakerTracker | None = None
+        self._names: dict[int, str] = {}
+        self._chunks: deque[Span] = deque()
+        self._observing: tuple[Span, ...] = ()
+        self._heard: set[str] = set()
+        """Who had a turn before this object was made."""
+        self._had_last_question = False
+        self.has_given_up = False
+        """Nothing more is asked or taken; what is known of the speakers stays."""
+
+    def begin(self) -> None:
+        """From now on the lane's voices are to be told apart; idempotent."""
+        if self._tracker is None and self._profile is not None:
+            self._tracker = SpeakerTracker(self._profile, name_of=self._name)
+
+    def _name(self, number: int) -> str:
+        """Lanes share one series of names: the same number is another person elsewhere."""
+        if number not in self._names:
+            self._names[number] = self._scope.new_speaker_name()
+        return self._names[number]
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        return () if self._tracker is None else self._tracker.turns()
+
+    @property
+    def speaker_names(self) -> set[str]:
+        """Everybody who has a turn."""
+        return self._heard | {turn.speaker for turn in self.turns}
+
+    def state(self, since: int, bytes_max: int) -> SpeakersState:
+        """What ``resume`` needs; see ``SpeakerTracker.state``."""
+        tracker = self._tracker
+        return SpeakersState(
+            tracker=None if tracker is None else tracker.state(since, bytes_max),
+            names=tuple(self._names.items())[-STATE_NAMES_MAX:],
+            heard=tuple(sorted(self.speaker_names)[:STATE_NAMES_MAX]),
+        )
+
+    def resume(self, state: SpeakersState) -> None:
+        """Know the same people by the same names."""
+        self._names, self._heard = dict(state.names), set(state.heard)
+        if state.tracker is not None:
+            self.begin()
+        if self._tracker is not None and state.tracker is not None:
+            self._tracker.resume(state.tracker)
+
+    @property
+    def restart(self) -> int | None:
+        """Audio before this sample will not be looked at again; None where none will be."""
+        starts = [self.earliest_needed, self._observing[0].start if self._observing else None]
+        return min((start for start in starts if start is not None), default=None)
+
+    @property
+    def earliest_needed(self) -> int | None:
+        """Samples before it will not be asked about; None where none will."""
+        needed = [self._chunks[0].start] if self._chunks else []
+        if self._tracker is not None and self._tracker.earliest_needed is not None:
+            needed.append(self._tracker.earliest_needed)
+        return min(needed, default=None)
+
+    @property
+    def is_done(self) -> bool:
+        """Everything is asked and answered, the last question too."""
+        if self._tracker is None or self.has_given_up:
+            return True
+        is_quiet = not self._chunks and not self._observing and not self._tracker.is_asked
+        return is_quiet and self._had_last_question
+
+    def receive_speech(self, span: Span, *, is_open: bool) -> None:
+        """Speech without pre-roll, hangover and tail: a voice has no say in silence."""
+        if self._tracker is not None:
+            self._tracker.receive_speech(span, is_open=is_open)
+
+    def take_asks(
+        self, buffer: SampleBuffer, judged: int, now_ns: int, due_ns: DueNs, *, is_last: bool
+    ) -> list[Ask]:
+        """What the diarizer should answer now; ``is_last``: no speech will follow."""
+        if self._tracker is None or self.has_given_up:
+            return []
+        asks = [
+            self._ask_chunks(self._tracker, buffer, judged, now_ns, due_ns),
+            self._ask_clusters(self._tracker, now_ns, is_last=is_last),
+        ]
+        return [ask for ask in asks if ask is not None]
+
+    def _ask_chunks(
+        self,
+        tracker: SpeakerTracker,
+        buffer: SampleBuffer,
+        judged: int,
+        now_ns: int,
+        due_ns: DueNs,
+    ) -> Ask | None:
+        self._chunks += tracker.take_chunks()
+        self._drop_late_chunks(judged - self._chunk_age_max)
+        if self._observing or not self._chunks:
+            return None
+        count = min(len(self._chunks), CHUNKS_PER_ASK_MAX)
+        self._observing = chunks = tuple(self._chunks.popleft() for _ in range(count))
+        questions = tuple(SpeakerChunk(buffer.read(chunk)) for chunk in chunks)
+        samples = sum(chunk.samples for chunk in chunks)
+        due = due_ns(JobKind.OBSERVE, chunks[0].end, now_ns)
+        return Ask(JobKind.OBSERVE, questions, samples, True, due, chunks)
+
+    def _drop_late_chunks(self, oldest: int) -> None:
+        while self._observing and self._chunks and self._chunks[0].start < oldest:
+            self._chunks.popleft()
+            self._scope.stats.dropped_chunks += 1
+
+    def _ask_clusters(self, tracker: SpeakerTracker, now_ns: int, *, is_last: bool) -> Ask | None:
+        if self._observing or self._chunks:
+            return None
+        self._had_last_question = is_last and not tracker.is_asked
+        question = tracker.question(is_last=is_last)
+        if question is None:
+            return None
+        return Ask(JobKind.CLUSTER, (question,), 0, True, now_ns + PATIENCE_NS[JobKind.CLUSTER])
+
+    def receive_observations(
+        self, chunks: Sequence[Span], observations: Sequence[Observation] | None
+    ) -> str | None:
+        """Observations of chunks; None where the diarizer failed. Returns what to tell of that."""
+        self._observing = ()
+        if observations is None:
+            self._scope.stats.dropped_chunks += len(chunks)
+            return "captions go on without new speakers"
+        if self._tracker is not None:
+            self._tracker.receive_observations(chunks, observations)
+        return None
+
+    def receive_clusters(self, clusters: Clusters | None) -> str | None:
+        """Speakers of all evidence; None where the diarizer failed. Returns what to tell of it."""
+        if self._tracker is None:
+            return None
+        if clusters is None:
+            self._tracker.abandon_question()
+            return "speakers are not regrouped until it recovers"
+        self._tracker.receive_clusters(clusters)
+        return None
+
+    def give_up(self) -> None:
+        """The diarizer does not answer, and the session cannot wait any longer."""
+        self.has_given_up = True
+        self._chunks.clear()
