@@ -12,11 +12,15 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 TORCH_INDEX ?=
 TORCH_PIP_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
+# How many simulated worlds, and which one is the first: make sim SEEDS=10000 SEED_FROM=2000
+SEEDS ?= 200
+SEED_FROM ?= 0
+
 # Extra words for a target's command, for example: make serve ARGS="--asr pocketsphinx"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve load test test-quick test-slow sim model-report docs-check lint format types build clean
+.PHONY: help venv demo serve load bench test test-quick test-slow test-faults faults-full sim model-report docs-check lint format types build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,12 +60,21 @@ test-quick: $(TEST_STAMP) ## the tests without real models, servers and browsers
 test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+bench: $(STAMP) ## the figures captiond is judged by, into docs/benchmarks/latest.json; ARGS="--only memory"
+	$(BIN)/python -m load_tests.bench $(ARGS)
+
 model-report: $(TEST_STAMP) ## what the demo checkpoint can do, measured; ARGS="--seed other"
 	$(BIN)/python -m tools.demo_whisper.report $(ARGS)
 	$(BIN)/python -m tools.demo_whisper.server_report
 
-sim: $(TEST_STAMP) ## whole sessions under faults, in simulated time
-	$(BIN)/python -m pytest tests/sim $(ARGS)
+test-faults: $(TEST_STAMP) ## kills, cuts, crashes of the store and 500 simulated worlds; 15 minutes at most
+	$(BIN)/python -m load_tests.faults $(ARGS)
+
+faults-full: $(TEST_STAMP) ## the same in full, for hours: the figures in docs/testing.md
+	$(BIN)/python -m load_tests.faults --full $(ARGS)
+
+sim: $(TEST_STAMP) ## whole sessions under faults, in simulated time; SEEDS=2000 SEED_FROM=0
+	$(BIN)/python -m tests.sim --seeds $(SEEDS) --from $(SEED_FROM) $(ARGS)
 
 docs-check: $(TEST_STAMP) ## what the documents say against the code
 	$(BIN)/python -m pytest tests/test_docs*.py $(ARGS)

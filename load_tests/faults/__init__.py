@@ -1,0 +1,1 @@
+"""Faults on purpose: programs that break a real server or store and count what was lost."""
