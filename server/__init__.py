@@ -3,19 +3,25 @@
 The modules, from the outside in:
 
 - ``__main__``, ``commands``: the ``captiond`` command. ``child``: runs one as a child process.
-- ``config``: settings. ``app``: wires everything, drains.
+- ``config``, ``setting_types``, ``presets``, ``settings_sources``: settings, and whence they come.
+- ``app``: wires everything, drains. ``engine_specs``: settings → what the workers load.
+- ``listener``: the open port. ``tls``: its certificate. ``systemd``: sockets handed over.
 - ``auth``, ``limits``, ``admission``: who may connect, how fast, and whether there is room.
 - ``routes``: HTTP. ``subscription``: a session's events, read live by another.
 - ``socket``, ``connection``: one WebSocket of the native protocol.
 - ``protocols``: adapters for other wire formats; none yet.
 - ``hub``: the sessions in memory. ``live``: one of them, carried through waiting.
-- ``store``, ``schema``: sessions and durable events on disk.
+- ``store``, ``group_commit``, ``store_writes``, ``schema``, ``postgres``: sessions and durable
+  events on disk.
+- ``retention``: what the store keeps and for how long. ``spool``: captions shown before they are
+  stored.
 - ``dispatch``: jobs to workers, answers back. ``workers``: supervised engine processes.
-- ``cpu_budget``: how many processors there really are.
+- ``cpu_budget``: how many processors there really are. ``memory``: giving it back when freed.
 - ``worker_frames``, ``worker_main``: what crosses to a worker process, and its entry point.
 - ``engines``: one file per model family; the only place that imports model libraries, and only
   inside worker processes.
 - ``telemetry``: logging and metrics. ``scoring``: word and speaker errors against a reference.
+- ``doctor``: ``captiond doctor``, which looks at the machine.
 - ``evaluation``: ``captiond eval``, a client with metrics; no server process imports it.
 - ``assets``: the demo clip and the demo checkpoint.
 """

@@ -11,6 +11,7 @@ import importlib.metadata
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from aiohttp import web
@@ -18,28 +19,28 @@ from aiohttp import web
 from server.auth import Keyring, OriginGuard
 from server.config import Settings
 from server.connection import HEARTBEAT_SECONDS, Connection
-from server.dispatch import Dispatcher
+from server.dispatch import Dispatcher, stage_limits
+from server.engine_specs import engine_specs
 from server.engines.errors import EngineUnavailable
-from server.engines.registry import EngineSpec
-from server.engines.selection import choose_recognizer
+from server.engines.registry import EngineSpec, takes_guidance
 from server.hub import EnginesInUse, Hub
 from server.limits import PacketGate
+from server.listener import Listener, bound_sockets, refusal_of_open_sockets
+from server.retention import Retention, RetentionOptions
 from server.routes import TENANT, Routes, guard_middleware, offered_subprotocols
 from server.socket import CaptionSocket
 from server.store import TranscriptStore
+from server.systemd import Systemd, SystemdError
 from server.telemetry import Metrics
-from server.workers import EngineWorker, WorkerState, cpu_budget
-from streaming.batching import BatchLimits
+from server.tls import ServerTls, TlsError
+from server.workers import EngineWorker, WorkerState
 from streaming.errors import BadMessage
 from streaming.events import SessionStage
 from streaming.wire import STREAM_PATH, SUBPROTOCOL
 
 LAG_PROBE_SECONDS = 0.5
 DRAIN_POLL_SECONDS = 0.05
-ACTIVITY_WINDOWS_MAX = 256
-"""Voice activity is cheap per window and dear per call."""
 CLOSE_SECONDS_MAX = 2.0
-NO_DIARIZER = "none"
 
 _log = structlog.get_logger(__name__)
 
@@ -52,47 +53,15 @@ def version() -> str:
         return "unreleased"
 
 
-def engine_specs(settings: Settings) -> dict[SessionStage, EngineSpec]:
-    """What each stage's workers load; a stage without an engine is left out.
-
-    Blocks for at most two seconds, to see whether a model hub can be reached.
-    """
-    budget = settings.threads or cpu_budget()
-    choice = choose_recognizer(settings.asr, settings.asr_model)
-    if choice.warning:
-        _log.warning(choice.warning)
-    is_scripted = choice.name == "scripted"
-    vad = settings.vad
-    if vad == "auto":
-        vad = "scripted" if is_scripted else "silero"
-    asr_threads = max(1, budget // settings.asr_workers)
-    specs = {
-        SessionStage.ACTIVITY: EngineSpec(
-            SessionStage.ACTIVITY, vad, options=dict(settings.vad_options)
-        ),
-        SessionStage.RECOGNITION: EngineSpec(
-            SessionStage.RECOGNITION,
-            choice.name,
-            choice.model,
-            dict(settings.asr_options),
-            asr_threads,
-        ),
-    }
-    if settings.diarizer != NO_DIARIZER:
-        specs[SessionStage.DIARIZATION] = EngineSpec(
-            SessionStage.DIARIZATION,
-            settings.diarizer,
-            options=dict(settings.diarizer_options),
-            threads=max(1, budget // 2),
-        )
-    return specs
-
-
 class Server:
     """One captiond process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, systemd: Systemd | None = None) -> None:
+        """Raises: TlsError."""
         self._settings = settings
+        self._systemd = systemd or Systemd()
+        cert, key = settings.tls_cert, settings.tls_key
+        self._tls = None if cert is None or key is None else ServerTls(cert, key)
         self._metrics = Metrics(version())
         self._connections: set[Connection] = set()
         self._workers: dict[SessionStage, list[EngineWorker]] = {}
@@ -105,22 +74,30 @@ class Server:
     async def run(self, on_listening: Callable[[str], None], on_ready: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT, then drain. ``on_listening`` gets the base URL.
 
-        Raises: EngineUnavailable, StoreError, OSError (address in use), each with what to do.
+        SIGHUP reads the certificate again.
+        Raises: EngineUnavailable, StoreError, SystemdError, OSError (address in use), each with
+        what to do.
         """
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+            loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_certificate)
+        self._warn_of_certificate()
         async with contextlib.AsyncExitStack() as stack:
             store = await self._open_store()
             stack.push_async_callback(store.close)
             hub = self._hub = Hub(self._settings, store, self._metrics)
-            runner = await self._listen(hub, on_listening)
-            stack.push_async_callback(runner.cleanup)
+            await self._listen(hub, on_listening, stack)
             stack.push_async_callback(self._close_workers)
+            sweeps = asyncio.create_task(self._retention(hub).run(), name="store sweeps")
+            stack.callback(sweeps.cancel)
             probe = asyncio.create_task(self._probe(hub), name="loop lag probe")
             stack.callback(probe.cancel)
             if await self._load(hub):
                 on_ready()
+                self._systemd.notify("READY=1")
                 await self._stop.wait()
+            self._systemd.notify("STOPPING=1")
             await self._drain(hub)
 
     async def _open_store(self) -> TranscriptStore:
@@ -131,19 +108,50 @@ class Server:
             on_commit=lambda duration_s, _: seconds.observe(duration_s),
         )
 
-    async def _listen(self, hub: Hub, on_listening: Callable[[str], None]) -> web.AppRunner:
+    def _retention(self, hub: Hub) -> Retention:
+        days, window_s = self._settings.retention_days, self._settings.resume_window_s
+        keep = None if days is None else timedelta(days=days)
+        options = RetentionOptions(window_s, keep)
+        return Retention(hub.store, options, self._metrics, held=lambda: hub.held)
+
+    async def _listen(
+        self, hub: Hub, on_listening: Callable[[str], None], stack: contextlib.AsyncExitStack
+    ) -> None:
         settings = self._settings
-        keyring = Keyring.from_settings(settings)
-        origins = OriginGuard(settings.allowed_origins, settings.allowed_hosts, settings.host)
-        app = web.Application(middlewares=[guard_middleware(keyring, origins, self._metrics)])
+        sockets = self._systemd.sockets
+        if refusal := refusal_of_open_sockets(sockets, settings):
+            raise SystemdError(refusal)
+        host = sockets[0].getsockname()[0] if sockets else settings.host
+        listener = Listener(sockets or await bound_sockets(host, settings.port), self._tls)
+        origins = OriginGuard(settings.allowed_origins, settings.allowed_hosts, host)
+        guard = guard_middleware(Keyring.from_settings(settings), origins, self._metrics)
+        app = web.Application(middlewares=[guard])
         Routes(hub, self).add_to(app)
         app.router.add_get(STREAM_PATH, functools.partial(self._stream, hub))
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
         await runner.setup()
-        await web.TCPSite(runner, settings.host, settings.port).start()
-        host, port = runner.addresses[0][:2]
-        on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        return runner
+        stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(listener.close)
+        await listener.start(runner)
+        on_listening(listener.url)
+
+    def _warn_of_certificate(self) -> None:
+        warning = self._tls.warning(datetime.now(UTC)) if self._tls else None
+        if warning:
+            _log.warning(warning)
+
+    def _reload_certificate(self) -> None:
+        """SIGHUP, from whoever renewed it; connections that are open keep the old one."""
+        if self._tls is None:
+            _log.info("nothing to reload: no certificate is configured")
+            return
+        try:
+            self._tls.reload()
+        except TlsError as error:
+            _log.error("the old certificate stays in use", reason=str(error))
+        else:
+            _log.info("certificate reloaded")
+            self._warn_of_certificate()
 
     async def _load(self, hub: Hub) -> bool:
         """Start all workers; False where a signal came first. Raises: EngineUnavailable."""
@@ -156,15 +164,14 @@ class Server:
             await asyncio.gather(loading, return_exceptions=True)
             return False
         engines = loading.result()
-        size = self._settings.batch_windows_max
-        limits = {stage: BatchLimits(size) for stage in SessionStage}
-        limits[SessionStage.ACTIVITY] = BatchLimits(ACTIVITY_WINDOWS_MAX)
-        limits[SessionStage.DIARIZATION] = BatchLimits(max(size, 64))
+        recognizer = self._workers[SessionStage.RECOGNITION][0].ready
+        profile = recognizer.recognizer_profile if recognizer else None
         self._dispatcher = Dispatcher(
             self._workers,
-            limits,
+            stage_limits(self._settings.batch_windows_max, profile),
             self._metrics,
             hub.deliver,
+            pace=hub.pace_partials,
             call_timeout_s=self._settings.call_timeout_s,
         )
         self._dispatcher.start()
@@ -200,7 +207,13 @@ class Server:
         _log.info("engines ready", **names)
         diarizer = ready.get(SessionStage.DIARIZATION)
         recognizer = ready[SessionStage.RECOGNITION]
-        return EnginesInUse(names, diarizer.profile if diarizer else None, recognizer.languages)
+        name = self._workers[SessionStage.RECOGNITION][0].spec.name
+        return EnginesInUse(
+            names,
+            diarizer.profile if diarizer else None,
+            recognizer.languages,
+            takes_guidance(name),
+        )
 
     def _worker(self, spec: EngineSpec) -> EngineWorker:
         restarts = self._metrics.worker_restarts.labels(spec.stage.value)

@@ -5,9 +5,10 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 LISTENING_PREFIX = "captiond is listening on "
 READY_LINE = "captiond is ready"
@@ -19,6 +20,9 @@ STOP_SECONDS_MAX = 40.0
 LOG_LINES_MAX = 40
 """Of standard error, kept to explain a server that did not start."""
 
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C becomes a cancellation by itself; these would end the program at once."""
+_T = TypeVar("_T")
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 _SEARCH_PATH = os.pathsep.join(filter(None, [_PACKAGES, os.environ.get("PYTHONPATH")]))
 
@@ -47,12 +51,45 @@ class ServerChild:
             self.process.kill()
 
 
+def run_with_server(work: Coroutine[Any, Any, _T]) -> _T:
+    """As ``asyncio.run``, for a program that has a server as a child: a signal that ends the
+    program ends what it does first, and so the server, which would outlive it otherwise.
+
+    Raises: SystemExit with the status of a signal, beside what ``work`` raises.
+    """
+    received: list[int] = []
+
+    async def ended_by_signals() -> _T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def end(number: int) -> None:
+            received.append(number)
+            if len(received) == 1:  # a second one must not cut the end short
+                task.cancel()
+
+        for number in _ENDING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                loop.add_signal_handler(number, end, number)
+        return await work
+
+    try:
+        return asyncio.run(ended_by_signals())
+    except asyncio.CancelledError:
+        raise SystemExit(128 + (received or [signal.SIGINT])[0]) from None
+
+
 @contextlib.asynccontextmanager
 async def running_server(
-    arguments: Sequence[str], folder: Path, *, environment: dict[str, str] | None = None
+    arguments: Sequence[str],
+    folder: Path,
+    *,
+    environment: dict[str, str] | None = None,
+    hears_keyboard: bool = True,
 ) -> AsyncIterator[ServerChild]:
     """``captiond serve`` on a free port, store and log in ``folder``; stopped at the end.
 
+    ``hears_keyboard``: Ctrl-C reaches it too. False where its client is still to finish then.
     Raises: ServerDied, TimeoutError.
     """
     log_path = folder / "server.log"
@@ -64,6 +101,7 @@ async def running_server(
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             cwd=folder,
+            start_new_session=not hears_keyboard,
             env={**os.environ, "PYTHONPATH": _SEARCH_PATH, **(environment or {})},
         )
     try:

@@ -1,39 +1,35 @@
-"""The server's settings: where each comes from, its range, and what may not be combined.
+"""The server's settings: each with its meaning, its range, and what it may not be combined with.
 
 Owns: names, defaults and meanings of all options (``docs/configuration.md`` is checked against
-them), the order flags > environment > file > defaults, and error messages for operators.
-May not know: what any part of the server does with a setting.
+them). May not know: where values come from (``settings_sources.py``), nor what any part of the
+server does with a setting.
 Invariants: G1 settings never change after start; G2 nothing reads the environment later (making
 a ``Settings`` does not read it at all, only ``load_settings`` does); G3 no key is ever shown by
 ``repr``, in an error message or in a log.
 """
 
 import ipaddress
-import os
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self, get_args
 
-import orjson
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from server.presets import Preset
+from server.setting_types import Count, Days, EngineOptions, Keys, Names, Seconds
+from streaming.tuning_ranges import (
+    ENDPOINTING_MS_MAX,
+    ENDPOINTING_MS_MIN,
+    PARTIAL_INTERVAL_MS_MAX,
+    PARTIAL_INTERVAL_MS_MIN,
+    STABILITY_MAX,
 )
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from streaming.windows import WindowOptions
 
 ENVIRONMENT_PREFIX = "CAPTIOND_"
 STORE_SCHEME = "sqlite+aiosqlite"
+POSTGRES_SCHEME = "postgresql+asyncpg"
 KEY_CHARACTERS_MIN = 16
 """Keys are compared by their SHA-256 alone, without a slow hash, so they must not be guessable."""
 WINDOW_CAP_S_MAX = 30
@@ -45,49 +41,6 @@ BUFFER_MARGIN_S = 10
 
 class ConfigError(Exception):
     """Settings that cannot be used; the message is one line for the operator."""
-
-
-def _listed(value: Any) -> Any:
-    """A list from an environment variable: JSON, or items between commas."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return _json(value)
-    return [item.strip() for item in value.split(",") if item.strip()]
-
-
-def _mapped(value: Any) -> Any:
-    """A mapping from JSON, or from ``name=value`` items (a list, or between commas)."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        return _json(value)
-    items = _listed(value)
-    if not isinstance(items, list | tuple):
-        return items
-    return dict(_name_and_value(item) for item in items)
-
-
-def _json(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error})") from None
-
-
-def _name_and_value(item: Any) -> tuple[str, Any]:
-    name, separator, text = str(item).partition("=")
-    if not (name.strip() and separator):
-        raise ValueError("write each item as name=value")
-    try:
-        return name.strip(), orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return name.strip(), text.strip()
-
-
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
-Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_listed)]
-EngineOptions = Annotated[dict[str, Any], NoDecode, BeforeValidator(_mapped)]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -104,6 +57,12 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8710, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    tls_cert: Path | None = Field(
+        None, description="PEM file with the certificate and its chain: the server speaks TLS"
+    )
+    tls_key: Path | None = Field(
+        None, description="PEM file with the certificate's private key, not encrypted"
+    )
 
     asr: str = Field("auto", min_length=1, description="speech recognition engine")
     asr_model: str | None = Field(
@@ -112,8 +71,24 @@ class Settings(BaseSettings):
     asr_options: EngineOptions = Field(
         {}, description="further options of the recognition engine, as name=value"
     )
+    encoder_context: Literal["exact", "fast"] | None = Field(
+        None,
+        description="what Whisper hears for a partial: `exact` is padded to 30 s, `fast` to a few "
+        "seconds (10 where the checkpoint is not made for less); unset: `fast`",
+    )
+    final_context: Literal["exact", "calibrated"] | None = Field(
+        None,
+        description="how much Whisper hears for a final: `calibrated` what calibration_file "
+        "allows; unset: `exact`",
+    )
+    calibration_file: Path | None = Field(
+        None, description="what a shorter context costs this checkpoint, as measured"
+    )
     asr_workers: Count = Field(1, description="recognition processes")
     diarizer: str = Field("embedded", min_length=1, description="diarizer; `none` turns it off")
+    diarizer_model: str | None = Field(
+        None, min_length=1, description="pipeline folder or hub id for the diarizer"
+    )
     vad: str = Field("auto", min_length=1, description="voice activity engine")
     vad_options: EngineOptions = Field(
         {}, description="further options of the voice activity engine, as name=value"
@@ -139,6 +114,10 @@ class Settings(BaseSettings):
         "full",
         description="`normal` is faster; it survives a crash of the server, "
         "but a power cut may lose the last commits",
+    )
+
+    retention_days: Days | None = Field(
+        None, description="sessions are deleted so long after their end; unset: kept for ever"
     )
 
     api_keys: Keys = Field((), description="accepted keys, each as name:key; names may repeat")
@@ -176,13 +155,40 @@ class Settings(BaseSettings):
         500, description="messages per second and connection, empty ones included"
     )
 
-    hop_ms: int = Field(1000, ge=100, le=10_000, description="audio between two partials")
+    preset: Preset = Field(
+        "balanced", description="`fast`, `balanced` or `accurate`: values for the options below"
+    )
+    hop_ms: int = Field(
+        1000,
+        ge=PARTIAL_INTERVAL_MS_MIN,
+        le=PARTIAL_INTERVAL_MS_MAX,
+        description="audio between two partials",
+    )
+    hop_ms_min: int = Field(
+        200,
+        ge=PARTIAL_INTERVAL_MS_MIN,
+        le=PARTIAL_INTERVAL_MS_MAX,
+        description="shortest partial interval that a session may ask for",
+    )
     endpointing_ms: int = Field(
-        600, ge=100, le=10_000, description="silence that ends an utterance"
+        600,
+        ge=ENDPOINTING_MS_MIN,
+        le=ENDPOINTING_MS_MAX,
+        description="silence that ends an utterance",
     )
     window_cap_s: float = Field(
-        20, ge=5, le=WINDOW_CAP_S_MAX, description="longest window in speech without a pause"
+        20,
+        ge=5,
+        le=WINDOW_CAP_S_MAX,
+        description="longest window in speech without a pause: so long may a word wait to be final",
     )
+    stability: int = Field(
+        2,
+        ge=1,
+        le=STABILITY_MAX,
+        description="hypotheses in a row that must agree before a partial calls a word stable",
+    )
+    stable_only: bool = Field(False, description="partials show stable words only")
     batch_windows_max: Count = Field(8, description="windows in one call of an engine")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -210,8 +216,13 @@ class Settings(BaseSettings):
         scheme, separator, rest = value.partition("://")
         if not separator:
             return f"{STORE_SCHEME}:///{value}"
+        if scheme in ("postgresql", POSTGRES_SCHEME):
+            return f"{POSTGRES_SCHEME}://{rest}"
         if scheme not in ("sqlite", STORE_SCHEME):
-            raise ValueError(f"only SQLite is supported; give a path or {STORE_SCHEME}:///path")
+            raise ValueError(
+                f"only SQLite and PostgreSQL are supported; give a path, {STORE_SCHEME}:///path "
+                "or postgresql://host/database"
+            )
         return f"{STORE_SCHEME}://{rest}"
 
     @field_validator("api_keys")
@@ -242,6 +253,24 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _windows_hold_a_hop(self) -> Self:
+        least_ms = WindowOptions().left_context_ms + self.hop_ms
+        if self.window_cap_s * 1000 <= least_ms:
+            raise ValueError(
+                f"window_cap_s {self.window_cap_s:g} leaves no room for a partial every "
+                f"{self.hop_ms} ms; give more than {least_ms / 1000:g}, or lower hop_ms"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _files_come_together(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together: give both, or neither")
+        if self.final_context == "calibrated" and self.calibration_file is None:
+            raise ValueError("final_context calibrated needs calibration_file")
+        return self
+
+    @model_validator(mode="after")
     def _is_not_open_to_everyone(self) -> Self:
         if self.api_keys or self.insecure or is_loopback(self.host):
             return self
@@ -262,6 +291,12 @@ def variable_of(field: str) -> str:
     return ENVIRONMENT_PREFIX + field.upper()
 
 
+def is_repeatable(field: FieldInfo) -> bool:
+    """True for lists and mappings, whose flags may be given several times."""
+    types = {field.annotation, *get_args(field.annotation)}
+    return any(str(kind).startswith(("tuple[", "dict[")) for kind in types)
+
+
 def name_and_key(secret: SecretStr) -> tuple[str, str]:
     """An item of ``api_keys`` as (tenant, key)."""
     name, _, key = secret.get_secret_value().partition(":")
@@ -276,72 +311,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def load_settings(config_file: Path | None, flags: Mapping[str, Any]) -> Settings:
-    """Merge flags (by field name, only those given), environment, file and defaults.
-
-    Raises: ConfigError, with one line that names the option and says what is wrong with it.
-    """
-    given = {**_file_values(config_file), **EnvSettingsSource(Settings)(), **flags}
-    try:
-        return Settings(**_with_key_file(given))
-    except ValidationError as error:
-        raise ConfigError(_one_line(error)) from None
-
-
-def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Variables with our prefix that are no option: perhaps misspelt, so start-up warns of them."""
-    known = {variable_of(field) for field in Settings.model_fields}
-    ours = (name for name in environment if name.upper().startswith(ENVIRONMENT_PREFIX))
-    return sorted(name for name in ours if name.upper() not in known)
-
-
-def _file_values(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read config file {path}: {error.strerror}") from None
-    except ValueError as error:  # TOML or UTF-8
-        raise ConfigError(f"config file {path} is not TOML: {error}") from None
-
-
-def _with_key_file(given: dict[str, Any]) -> dict[str, Any]:
-    path = given.get("api_keys_file")
-    if path is None:
-        return given
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"api_keys_file: cannot read {path}: {reason}") from None
-    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not keys:
-        raise ConfigError(f"api_keys_file: {path} holds no key; write one name:key per line")
-    return {**given, "api_keys": [*_given_keys(given), *keys]}
-
-
-def _given_keys(given: dict[str, Any]) -> list[Any]:
-    try:
-        return list(_listed(given.get("api_keys", ())))
-    except (ValueError, TypeError):
-        raise ConfigError("api_keys: give a list of name:key") from None
-
-
-def _one_line(error: ValidationError) -> str:
-    complaints = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(
-        ": ".join(filter(None, (_place(item["loc"]), item["msg"].removeprefix("Value error, "))))
-        for item in complaints
-    )
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    if not location:
-        return ""
-    name = str(location[0])
-    if name not in Settings.model_fields:
-        return f"unknown option {name}"
-    return f"{name} ({flag_of(name)}, {variable_of(name)})"

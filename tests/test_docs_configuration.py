@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from server.config import Settings, flag_of, load_settings, variable_of
+from server.config import Settings, flag_of, variable_of
+from server.engines import whisper_options
+from server.presets import PRESETS
+from server.settings_sources import load_settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 
@@ -42,6 +45,16 @@ def test_the_tables_are_the_settings() -> None:
     assert len(found) == len(wanted), "an option stands there twice"
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_table_of_presets_is_what_they_set(preset: str) -> None:
+    lines = PAGE.read_text().splitlines()
+    (header,) = [line for line in lines if line.startswith("| Preset |")]
+    (row,) = [line for line in lines if line.startswith(f"| `{preset}` |")]
+    fields, values = ([cell.strip() for cell in line.split("|")[2:-2]] for line in (header, row))
+    shown = dict(zip(fields, values, strict=True))
+    assert shown == {f"`{field}`": f"{value:g}" for field, value in PRESETS[preset].items()}  # type: ignore[index]
+
+
 def test_the_example_file_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for field in Settings.model_fields:
         monkeypatch.delenv(variable_of(field), raising=False)
@@ -50,4 +63,6 @@ def test_the_example_file_is_accepted(tmp_path: Path, monkeypatch: pytest.Monkey
     keys.write_text("newsroom:0123456789abcdef\n")
     path = tmp_path / "captiond.toml"
     path.write_text(example.replace("/etc/captiond/keys", str(keys)))
-    assert load_settings(path, {}).api_keys_file == keys
+    settings = load_settings(path, {})
+    assert settings.api_keys_file == keys
+    assert settings.asr_options.keys() <= set(whisper_options.NAMES), "no engine would start"

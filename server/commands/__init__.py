@@ -5,12 +5,17 @@ from typing import Annotated
 import typer
 
 from clients.stream_command import stream
+from server.commands.calibrate import calibrate
+from server.commands.command_line import OneLineErrors
+from server.commands.config import config
 from server.commands.demo import demo
+from server.commands.doctor import doctor
 from server.commands.evaluate import evaluate
 from server.commands.serve import serve
 
 app = typer.Typer(
     name="captiond",
+    cls=OneLineErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -20,6 +25,9 @@ app.command()(serve)
 app.command()(stream)
 app.command()(demo)
 app.command("eval")(evaluate)
+app.command()(calibrate)
+app.command()(config)
+app.command()(doctor)
 
 
 def _show_version(wanted: bool) -> None:

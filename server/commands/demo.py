@@ -21,7 +21,7 @@ from clients.pacing import Pace
 from clients.stream import CaptionStream
 from clients.stream_command import Run
 from clients.terminal import LiveOutput
-from server.child import ServerDied, running_server
+from server.child import ServerDied, run_with_server, running_server
 from server.engines.demo_whisper import demo_checkpoint
 from streaming.events import CaptionWord, Done, Event
 from streaming.timeline import Span, samples_from_seconds
@@ -75,7 +75,9 @@ def demo(
     console = Console(stderr=json)
     asr = asr or embedded_recognizer()
     try:
-        summary = asyncio.run(_demo(console, as_json=json, pace=pace, asr=asr, diarizer=diarizer))
+        summary = run_with_server(
+            _demo(console, as_json=json, pace=pace, asr=asr, diarizer=diarizer)
+        )
     except ServerDied as error:
         console.print(f"[red]captiond:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
@@ -99,7 +101,7 @@ async def _demo(
     ):
         console.print(f"[dim]Starting a server (asr {asr}, diarizer {diarizer}) …[/dim]")
         arguments = ["--asr", asr, "--diarizer", diarizer, "--log-level", "warning"]
-        async with running_server(arguments, Path(folder)) as server:
+        async with running_server(arguments, Path(folder), hears_keyboard=False) as server:
             return await _caption(server.url, clip, console, as_json=as_json, pace=pace)
 
 
@@ -122,6 +124,8 @@ async def _caption(
     finally:
         for output in outputs:
             output.close()
+    if held.fold.done is None:
+        raise asyncio.CancelledError  # by Ctrl-C: there is nothing to sum up
     wall_s = time.monotonic() - started
     reference = _reference(clip)
     return await asyncio.to_thread(_summary, held.fold, reference, stream.ready.engines, wall_s)

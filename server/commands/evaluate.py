@@ -1,6 +1,5 @@
 """``captiond eval``: recordings with a known answer through a server, and all metrics of them."""
 
-import asyncio
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from clients.pacing import Pace
-from server.child import ServerDied
+from server.child import ServerDied, run_with_server
 from server.config import ConfigError
 from server.engines.errors import EngineUnavailable
 
@@ -86,7 +85,7 @@ def evaluate(
     options = tuple(serve_options or ())
     plan = Plan(not streaming, pace, asr, asr_model, diarizer, url, api_key, options)
     try:
-        outcomes = asyncio.run(_watched(entries, plan))
+        outcomes = run_with_server(_watched(entries, plan))
     except (ServerDied, ConfigError, EngineUnavailable, TimeoutError) as error:
         _refuse(str(error) or "the server was not ready in time", EXIT_FAILED)
     failed = _report(outcomes, plan, as_json=as_json, output=output)

@@ -10,10 +10,16 @@ from server.config import (
     KEY_CHARACTERS_MIN,
     ConfigError,
     Settings,
-    load_settings,
     name_and_key,
-    unknown_variables,
     variable_of,
+)
+from server.presets import PRESETS
+from server.settings_sources import (
+    Source,
+    load_settings,
+    load_sourced_settings,
+    settings_of_command_line,
+    unknown_variables,
 )
 
 KEY = "0123456789abcdef-of-alice"
@@ -68,7 +74,11 @@ def test_lists_in_the_environment_are_json_or_between_commas(
 
 
 @pytest.mark.parametrize(
-    "given", ['{"beams":2,"mode":"fast"}', "beams=2,mode=fast", ["beams=2", "mode=fast"]]
+    "given",
+    [
+        *('{"beams":2,"mode":"fast"}', "beams=2,mode=fast", ["beams=2", "mode=fast"]),
+        *(["beams=2,mode=fast"], ['{"beams":2,"mode":"fast"}']),
+    ],
 )
 def test_engine_options_are_json_or_pairs(given: Any) -> None:
     assert load_settings(None, {"asr_options": given}).asr_options == {"beams": 2, "mode": "fast"}
@@ -92,6 +102,10 @@ def test_engine_options_are_json_or_pairs(given: Any) -> None:
         ({"api_keys": ["alice:short"]}, ["alice", str(KEY_CHARACTERS_MIN), "openssl"]),
         ({"host": "0.0.0.0"}, ["host 0.0.0.0", "api_keys", "127.0.0.1", "insecure"]),
         ({"host": "captions.example"}, ["api_keys"]),
+        ({"preset": "quick"}, ["preset", "--preset", "balanced"]),
+        ({"tls_cert": "cert.pem"}, ["tls_key", "both"]),
+        ({"final_context": "calibrated"}, ["calibration_file"]),
+        ({"hop_ms": 9_000, "window_cap_s": 10}, ["hop_ms", "window_cap_s", "more than 10"]),
     ],
 )
 def test_a_bad_value_gets_one_line_that_names_the_option(
@@ -188,7 +202,7 @@ def test_settings_do_not_change() -> None:
 
 
 def test_misspelt_variables_are_found() -> None:
-    environment = {"CAPTIOND_PRT": "1", "CAPTIOND_PORT": "1", "HOME": "/"}
+    environment = {"CAPTIOND_PRT": "1", "CAPTIOND_PORT": "1", "CAPTIOND_URL": "x", "HOME": "/"}
     assert unknown_variables(environment) == ["CAPTIOND_PRT"]
 
 
@@ -196,3 +210,54 @@ def test_the_buffer_must_hold_the_longest_window() -> None:
     with pytest.raises(ConfigError, match=r"buffer_s 20 cannot hold a window of 20 s.*30"):
         load_settings(None, {"buffer_s": 20})
     assert load_settings(None, {"buffer_s": 20, "window_cap_s": 10}).buffer_s == 20
+
+
+def test_the_balanced_preset_is_the_defaults() -> None:
+    defaults = {name: getattr(Settings(), name) for name in PRESETS["balanced"]}
+    assert PRESETS["balanced"] == defaults
+    assert len({frozenset(values) for values in PRESETS.values()}) == 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_gives_way_to_every_other_source(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "captiond.toml"
+    path.write_text(f'preset = "{preset}"\nhop_ms = 901\n')
+    monkeypatch.setenv("CAPTIOND_ENDPOINTING_MS", "902")
+    sourced = load_sourced_settings(path, {"window_cap_s": 9.5})
+    settings = sourced.settings
+    assert (settings.hop_ms, settings.endpointing_ms, settings.window_cap_s) == (901, 902, 9.5)
+    assert settings.stability == PRESETS[settings.preset]["stability"]
+    fields = ("window_cap_s", "endpointing_ms", "hop_ms", "stability", "port")
+    assert [sourced.sources[field] for field in fields] == list(Source)
+
+
+def test_a_preset_may_come_from_any_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIOND_PRESET", "fast")
+    assert load_settings(None, {}).hop_ms == PRESETS["fast"]["hop_ms"]
+    assert load_settings(None, {"preset": "accurate"}).stability == 3
+
+
+def test_a_command_line_means_what_serve_would_make_of_it(toml: Path) -> None:
+    words = ["--config", str(toml), "--store", "x.db", "--port=9", "--stable-only"]
+    words += ["--asr-options", "beams=4", "--asr-options", "mode=fast", "--no-insecure"]
+    settings = settings_of_command_line(words)
+    assert settings.store_url.endswith("/x.db")
+    assert (settings.port, settings.hop_ms, settings.stable_only) == (9, 500, True)
+    assert settings.asr_options == {"beams": 4, "mode": "fast"}
+    assert not settings.insecure
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--stor", "x"], "--stor; did you mean --store"),
+        (["x"], "no such option of captiond serve: x"),
+        (["--port"], "--port needs a value"),
+        (["--no-insecure=true"], "--no-insecure takes no value"),
+    ],
+)
+def test_words_that_serve_does_not_have_are_named(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        settings_of_command_line(words)

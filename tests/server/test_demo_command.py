@@ -1,6 +1,10 @@
 """``captiond demo`` against a server in this process; the real engines have tests of their own."""
 
+import asyncio
 import importlib.resources
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -8,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from clients.pacing import Pace
-from server.child import ServerDied
+from server.child import ServerDied, run_with_server
 from server.commands import app
 from server.commands.demo import CLIP, _caption, _print_summary, _reference
 from tests.server_fakes import running
@@ -90,7 +95,7 @@ def test_the_table_has_the_figures(rtfx: float | None, tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     @asynccontextmanager
-    async def dies(arguments: Sequence[str], folder: Path) -> AsyncIterator[None]:
+    async def dies(arguments: Sequence[str], folder: Path, **_: object) -> AsyncIterator[None]:
         assert list(arguments[:2]) == ["--asr", "whisper"]
         raise ServerDied("the server did not start:\nno checkpoint")
         yield
@@ -99,3 +104,57 @@ def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) 
     result = CliRunner().invoke(app, ["demo", "--asr", "whisper"])
     assert result.exit_code == 1
     assert "no checkpoint" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 0)]
+)
+def test_a_demo_that_is_ended_ends_its_server(number: signal.Signals, status: int) -> None:
+    """Ctrl-C means no more audio: what was heard is still summed up."""
+    command = [sys.executable, "-m", "server", "demo", "--json"]
+    command += ["--asr", "scripted", "--diarizer", "none"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as demo:
+        assert demo.stdout is not None
+        assert b'"ready"' in demo.stdout.readline()
+        children = psutil.Process(demo.pid).children(recursive=True)
+        assert children
+        os.killpg(demo.pid, number)
+        assert demo.wait(60) == status
+        _, alive = psutil.wait_procs(children, 10)
+        for child in alive:
+            child.kill()
+    assert alive == []
+
+
+def test_a_program_under_nohup_stays() -> None:
+    async def hung_up() -> str:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0)
+        return "done"
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_with_server(hung_up()) == "done"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_ends_the_work_once_and_is_the_status() -> None:
+    steps: list[str] = []
+
+    async def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.Event().wait()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.01)
+            steps.append("stopped the server")
+
+    with pytest.raises(SystemExit) as ended:
+        run_with_server(work())
+    assert ended.value.code == 143
+    assert steps == ["stopped the server"]

@@ -12,6 +12,7 @@ from server.commands import app
 from server.commands.serve import WRONG_USAGE
 from server.config import Settings, flag_of, variable_of
 from server.engines.errors import EngineUnavailable
+from server.systemd import SystemdError
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 VALUES = {
@@ -26,7 +27,11 @@ VALUES = {
     "window_cap_s": "25",
     "buffer_s": "90",
     "hop_ms": "500",
+    "hop_ms_min": "300",
     "endpointing_ms": "700",
+    "preset": "fast",
+    "stability": "4",
+    "encoder_context": "fast",
 }
 """Flags that do not take just any number or text."""
 
@@ -69,8 +74,15 @@ def test_help_names_each_option_and_its_default() -> None:
 
 
 def values(field: str, folder: Path) -> list[str]:
-    if field == "insecure":
+    if field in ("insecure", "stable_only"):
         return []
+    together = {
+        "tls_cert": ["cert.pem", "--tls-key", "key.pem"],
+        "tls_key": ["key.pem", "--tls-cert", "cert.pem"],
+        "final_context": ["calibrated", "--calibration-file", "measured.json"],
+    }
+    if field in together:
+        return together[field]
     if field == "api_keys_file":
         keys = folder / "keys"
         keys.write_text("ben:fedcba9876543210\n")
@@ -118,11 +130,42 @@ def test_wrong_values_get_one_line(
     assert started == []
 
 
-def test_unknown_flags_are_named(started: list[Settings]) -> None:
-    status, output = run("serve", "--prot", "1")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--prot", "1"], "no such option: --prot; did you mean --port? (captiond serve"),
+        (["stream", "a.wav", "--forma", "srt"], "--forma; did you mean --format?"),
+        (["config", "--zzz"], "no such option: --zzz (captiond config --help lists all)"),
+        (["srve"], "no such command 'srve'. Did you mean 'serve'"),
+        (["--milk"], "no such option: --milk (captiond --help lists all)"),
+        (["serve", "--port"], "option '--port' requires an argument"),
+        (["stream"], "missing argument"),
+    ],
+)
+def test_a_wrong_command_line_gets_one_line_with_the_nearest_word(
+    arguments: list[str], said: str, started: list[Settings]
+) -> None:
+    status, output = run(*arguments)
     assert status == WRONG_USAGE
-    assert "--prot" in output
+    assert said in output
+    assert output.startswith("captiond: ")
+    assert output.count("\n") == 1
     assert started == []
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    _, output = run()
+    assert all(name in plain(output) for name in ("serve", "stream", "doctor", "config"))
+
+
+def test_a_certificate_that_cannot_be_used_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.telemetry.configure_logging", lambda *_: None)
+    cert = str(tmp_path / "cert.pem")
+    status, output = run("serve", "--tls-cert", cert, "--tls-key", cert)
+    assert status == 1
+    assert output == f"captiond: tls_cert: cannot read {cert}: No such file or directory\n"
 
 
 def test_version() -> None:
@@ -135,6 +178,7 @@ def test_version() -> None:
     ("error", "line"),
     [
         (EngineUnavailable("no checkpoint there"), "captiond: no checkpoint there"),
+        (SystemdError("no listening TCP socket"), "captiond: no listening TCP socket"),
         (OSError(98, "Address already in use"), "cannot listen on 127.0.0.1:8710: Address"),
     ],
 )

@@ -131,6 +131,7 @@ def test_latency_histograms_have_the_documented_buckets() -> None:
 def test_no_label_can_hold_an_id_or_a_name() -> None:
     """Each label has few values by its meaning; a new one is to be thought about here."""
     known = {"protocol", "outcome", "reason", "kind", "code", "stage", "version", "python"}
+    known |= {"action", "guard"}
     used = {label for metric in vars(Metrics("1")).values() for label in labels_of(metric)}
     assert used == known
 
