@@ -23,8 +23,20 @@ FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 500
 
 STREAMING_ORDER = (
-    *("timeline", "errors", "engines", "events", "wire", "stats", "audio", "buffer"),
-    *("endpointing", "windows", "agreement", "turns", "clustering", "speakers", "attribution"),
+    *(
+        "timeline",
+        "errors",
+        "engines",
+        "events",
+        "tuning_ranges",
+        "wire",
+        "stats",
+        "audio",
+        "intake",
+        "buffer",
+    ),
+    *("endpointing", "windows", "agreement", "guards", "partials", "tuning"),
+    *("turns", "clustering", "speakers", "attribution"),
     *(
         "captions",
         "scripted_audio",
@@ -35,7 +47,22 @@ STREAMING_ORDER = (
         "delays",
         "jobs",
     ),
-    *("publishing", "lane", "session", "batching", "exports"),
+    *(
+        "publishing",
+        "asking",
+        "diarizing",
+        "lagging",
+        "lane",
+        "reading",
+        "acking",
+        "closing",
+        "checkpoint",
+        "keeping",
+        "session",
+        "batching",
+        "pacing",
+        "exports",
+    ),
 )
 """A module of ``streaming/`` imports only from modules that stand before it here."""
 
@@ -55,7 +82,9 @@ PURE_STANDARD_LIBRARY = {
 }
 EXTRA_IMPORTS_OF_STREAMING = {
     "streaming/audio.py": {"soxr"},
+    "streaming/checkpoint.py": {"pydantic", "zlib"},
     "streaming/clustering.py": {"scipy.optimize"},
+    "streaming/guards.py": {"zlib"},
     "streaming/wire.py": {"orjson", "pydantic"},
     "streaming/exports/json_.py": {"orjson"},
     "streaming/exports/seglst.py": {"orjson"},
@@ -203,7 +232,10 @@ def only_engines_import_models(source: Source) -> Complaints:
 
 
 def no_server_process_imports_the_evaluation(source: Source) -> Complaints:
-    is_its_own = source.is_in(EVALUATION) or source.name == "server/commands/evaluate.py"
+    is_its_own = source.is_in(EVALUATION, "load_tests/bench") or source.name in (
+        "server/commands/calibrate.py",
+        "server/commands/evaluate.py",
+    )
     if source.is_in("server", "clients", "load_tests") and not is_its_own:
         for line, name in source.imports:
             if is_within(name, {"server.evaluation"}):
