@@ -203,12 +203,16 @@ class Talker:
     def _send_packet(self, connection: Connection, limit: int) -> None:
         frame_bytes = self._script.frame_bytes
         end = min(limit, self._sent_bytes + self._lots.choice(self._packet_bytes))
-        packet = self._script.data[self._sent_bytes : end]
         passed = sum(mute.frames for mute in self._script.mutes[: self._mutes_sent])
-        if passed + -(-end // frame_bytes) > self._credit_frame and not self._is_rash():
+        credit_bytes = (self._credit_frame - passed) * frame_bytes
+        if end > credit_bytes and not self._is_rash():
+            # What fits goes out: a server that took the session over may wait for just that.
+            end = credit_bytes
+        if end <= self._sent_bytes:
             self._world.go(Way.CREDIT_WAIT)
             self._later(connection, CREDIT_POLL_NS)
             return
+        packet = self._script.data[self._sent_bytes : end]
         if self._is_bad_packet_due():
             self._up(connection, "audio", Op("audio", data=BAD_FLOATS))
         self._up(connection, "audio", Op("audio", data=packet))

@@ -33,7 +33,7 @@ from tests.sim.world import SECOND, World
 
 CLOSING_SECONDS_MAX = 600
 """Virtual time after the last audio, in calm weather, in which every session must have closed."""
-STEPS_MAX = 100_000
+STEPS_MAX = 1_000_000
 """Far more than the liveliest world needs."""
 NOTHING_BREAKS = "nothing_breaks"
 """The check that a session raises nothing but the errors it documents."""
