@@ -135,7 +135,9 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_hub_id_without_a_hub(tmp_path: Path) -> None:
     ended = serve(tmp_path, "--asr", "whisper", "--asr-model", "openai/whisper-unheard")
-    check_refusal(ended, "not in the cache.*cannot be reached; connect, or give --asr-model a")
+    check_refusal(
+        ended, "in the cache.*cannot be reached; connect .*HF_TOKEN.*or give --asr-model a"
+    )
 
 
 @pytest.mark.parametrize(
