@@ -114,9 +114,15 @@ def test_a_demo_that_is_ended_ends_its_server(number: signal.Signals, status: in
     """Ctrl-C means no more audio: what was heard is still summed up."""
     command = [sys.executable, "-m", "server", "demo", "--json"]
     command += ["--asr", "scripted", "--diarizer", "none"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as demo:
+    # A shell that started the tests in the background may have it ignored.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        demo = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+    finally:
+        signal.signal(number, before)
+    with demo:
         assert demo.stdout is not None
         assert b'"ready"' in demo.stdout.readline()
         children = psutil.Process(demo.pid).children(recursive=True)
