@@ -10,8 +10,8 @@ from typing import Any
 
 from server.engines.ctc_words import Vocabulary
 from server.engines.errors import EngineUnavailable
-from server.engines.hub import ModelSource, find_source, hub_errors
-from server.engines.hub_files import check_weights, first_line, read_architectures
+from server.engines.hub import ModelSource, find_source
+from server.engines.hub_files import check_weights, load_errors, read_architectures
 from server.engines.registry import EngineSpec, check_options
 from streaming.timeline import SAMPLE_RATE_HZ
 
@@ -107,24 +107,8 @@ def _open(source: ModelSource, spec: EngineSpec) -> tuple[Any, Any, Any]:
     from server.engines.torch_setup import prepare_torch
 
     prepare_torch(spec.threads)
-    import safetensors
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        with hub_errors(source.name, FLAG):
-            return _from_pretrained(source, spec)
-    except safetensors.SafetensorError as error:
-        raise EngineUnavailable(
-            f"the weights of {source.name} are corrupt ({first_line(error)}); copy the checkpoint "
-            "again"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        raise EngineUnavailable(
-            f"{source.name} does not load ({type(error).__name__}: {first_line(error)}); give "
-            f"{FLAG} another folder or hub id"
-        ) from error
+    with load_errors(source):
+        return _from_pretrained(source, spec)
 
 
 def _from_pretrained(source: ModelSource, spec: EngineSpec) -> tuple[Any, Any, Any]:

@@ -1,12 +1,16 @@
-"""What can be seen of a transformers checkpoint's folder before anything in it is loaded.
+"""What is wrong with a transformers checkpoint: seen in its folder, or found while it loads.
 
-Imports no model library. Each complaint is one line that says what to do.
+The folder is looked at without any model library; those are imported when something is loaded.
+Each complaint is one line that says what to do.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from server.engines.errors import EngineUnavailable
+from server.engines.hub import ModelSource, hub_errors
 
 MESSAGE_CHARACTERS_MAX = 300
 
@@ -40,6 +44,29 @@ def check_weights(folder: Path, engine: str, *, allow_pickle: bool) -> None:
             f"convert them to safetensors, or set the {engine} option allow_pickle=true if you "
             "trust their source"
         )
+
+
+@contextlib.contextmanager
+def load_errors(source: ModelSource) -> Iterator[None]:
+    """Raises: EngineUnavailable in place of what transformers raises while it loads."""
+    import safetensors
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with hub_errors(source.name, source.flag):
+            yield
+    except safetensors.SafetensorError as error:
+        raise EngineUnavailable(
+            f"the weights of {source.name} are corrupt ({first_line(error)}); copy the checkpoint "
+            "again"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        raise EngineUnavailable(
+            f"{source.name} does not load ({type(error).__name__}: {first_line(error)}); give "
+            f"{source.flag} another folder or hub id"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -15,9 +15,9 @@ from server.config import Settings
 from server.engine_specs import WHISPER_ENGINES
 from server.engines.demo_whisper import demo_checkpoint
 from server.engines.errors import EngineUnavailable
+from server.engines.hub import is_folder_name
 from server.engines.selection import RecognizerChoice, choose_recognizer, hub_cache
 from server.engines.whisper_calibration import Calibration, fingerprint, write_calibration
-from server.engines.whisper_checkpoint import is_folder_name
 from server.evaluation.manifest import Recording
 from server.evaluation.offline import OfflineEngines
 from server.evaluation.truth import read_truth

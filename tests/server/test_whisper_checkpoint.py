@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from server.engines.errors import EngineUnavailable
+from server.engines.hub import is_folder_name
 from server.engines.registry import EngineSpec, OptionValue
-from server.engines.whisper_checkpoint import check_folder, is_folder_name, load_checkpoint
+from server.engines.whisper_checkpoint import check_folder, load_checkpoint
 from streaming.events import SessionStage
 
 WHISPER = {"architectures": ["WhisperForConditionalGeneration"]}
@@ -28,7 +29,7 @@ def spec(model: Path | str | None, **options: OptionValue) -> EngineSpec:
 
 def refusal(folder: Path, *, allow_pickle: bool = False) -> str:
     with pytest.raises(EngineUnavailable) as refused:
-        check_folder(folder, allow_pickle=allow_pickle)
+        load_checkpoint(spec(folder, allow_pickle=allow_pickle))
     message = str(refused.value)
     assert "\n" not in message
     return message
