@@ -26,6 +26,11 @@ class Effort:
     options: Mapping[str, str] = field(default_factory=dict)
     """What the command line gave with ``--set``, such as a checkpoint's folder."""
 
+    @property
+    def seed(self) -> int:
+        """``--set seed=2`` measures on other speech of the same kind."""
+        return int(self.options.get("seed", 1))
+
 
 Measure = Callable[[Effort], Figures]
 

@@ -24,7 +24,6 @@ from streaming.timeline import SAMPLE_RATE_HZ, Span, samples_from_seconds
 if TYPE_CHECKING:
     from tools.conversation_talkers import Talker
 
-SEED = 1
 PEOPLE = (2, 3)
 """In every other conversation."""
 PAUSE_S = (0.9, 1.8)
@@ -69,42 +68,42 @@ class Speech:
 
 
 @cache
-def mix(seconds: float, sessions: int) -> Speech:
+def mix(seconds: float, sessions: int, seed: int) -> Speech:
     """Sentences and digits in turn, clean, noisy and by telephone, people in each other's words."""
     return _first_of(
-        lambda: _conversations(seconds, sessions, ("synthetic", "digits"), 0.2),
-        lambda: _conversations(seconds, sessions, ("synthetic",), 0.2),
-        lambda: _conversations(seconds, sessions, ("digits",), 0.2),
+        lambda: _conversations(seconds, sessions, ("synthetic", "digits"), 0.2, seed),
+        lambda: _conversations(seconds, sessions, ("synthetic",), 0.2, seed),
+        lambda: _conversations(seconds, sessions, ("digits",), 0.2, seed),
         lambda: _clips(seconds, sessions),
     )
 
 
 @cache
-def utterances(seconds: float, sessions: int) -> Speech:
+def utterances(seconds: float, sessions: int, seed: int) -> Speech:
     """Sentences and digits, each with the pause behind it that a live caption is final after."""
     return _first_of(
-        lambda: _separate(seconds, sessions, ("synthetic", "digits")),
-        lambda: _separate(seconds, sessions, ("synthetic",)),
-        lambda: _separate(seconds, sessions, ("digits",)),
+        lambda: _separate(seconds, sessions, ("synthetic", "digits"), seed),
+        lambda: _separate(seconds, sessions, ("synthetic",), seed),
+        lambda: _separate(seconds, sessions, ("digits",), seed),
         lambda: _clips(seconds, sessions),
     )
 
 
 @cache
-def sentences(seconds: float, sessions: int) -> Speech:
+def sentences(seconds: float, sessions: int, seed: int) -> Speech:
     """At the pace of talk: more than two words per second of speech."""
     return _first_of(
-        lambda: _separate(seconds, sessions, ("synthetic",)),
+        lambda: _separate(seconds, sessions, ("synthetic",), seed),
         lambda: _clips(seconds, sessions),
     )
 
 
 @cache
-def digits(seconds: float, sessions: int) -> Speech:
+def digits(seconds: float, sessions: int, seed: int) -> Speech:
     """Recorded people, one string of digits after the other."""
     return _first_of(
-        lambda: _separate(seconds, sessions, ("digits",)),
-        lambda: utterances(seconds, sessions),
+        lambda: _separate(seconds, sessions, ("digits",), seed),
+        lambda: utterances(seconds, sessions, seed),
     )
 
 
@@ -115,7 +114,7 @@ def _first_of(*sources: Callable[[], Speech | None]) -> Speech:
 
 
 def _conversations(
-    seconds: float, sessions: int, kinds: Sequence[str], overlap_share: float
+    seconds: float, sessions: int, kinds: Sequence[str], overlap_share: float, seed: int
 ) -> Speech | None:
     """None where what they are made from is not on this machine."""
     try:
@@ -138,7 +137,7 @@ def _conversations(
         for n, kind, people, room in turns
     ]
     try:
-        built = [build(plan, SEED) for plan in plans]
+        built = [build(plan, seed) for plan in plans]
     except (NotEnoughTalkers, SynthesisError, OSError):
         return None
     recordings = tuple(
@@ -150,10 +149,10 @@ def _conversations(
         for made in built
     )
     what = " and ".join(kinds)
-    return _described(f"tools.conversations, {what}, seed {SEED}", recordings)
+    return _described(f"tools.conversations, {what}, seed {seed}", recordings)
 
 
-def _separate(seconds: float, sessions: int, kinds: Sequence[str]) -> Speech | None:
+def _separate(seconds: float, sessions: int, kinds: Sequence[str], seed: int) -> Speech | None:
     """One person per session, who pauses; None as for ``_conversations``."""
     try:
         from tools.conversation_talkers import NotEnoughTalkers, digit_talkers, synthetic_talkers
@@ -161,7 +160,7 @@ def _separate(seconds: float, sessions: int, kinds: Sequence[str]) -> Speech | N
         from tools.demo_whisper.synthesis import SynthesisError
     except ImportError:
         return None
-    rng = Random(SEED)
+    rng = Random(seed)
     count = -(-sessions // len(kinds))
     people: dict[str, Sequence[Talker]] = {}
     try:
@@ -177,7 +176,7 @@ def _separate(seconds: float, sessions: int, kinds: Sequence[str]) -> Speech | N
     except (NotEnoughTalkers, SynthesisError, OSError):
         return None
     what = " and ".join(kinds)
-    return _described(f"{what} of tools.conversation_talkers with pauses, seed {SEED}", recordings)
+    return _described(f"{what} of tools.conversation_talkers with pauses, seed {seed}", recordings)
 
 
 def _monologue(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,10 +25,9 @@ from server.engines.whisper_calibration import read_calibration
 from server.engines.whisper_checkpoint import Checkpoint, load_checkpoint
 from server.engines.whisper_context import Contexts
 from server.engines.whisper_counters import Counters
-from server.engines.whisper_decoder import LeanDecoder
-from server.engines.whisper_dtype import compute_dtype
-from server.engines.whisper_encoder import LeanEncoder, LogMel
-from server.engines.whisper_greedy import Loop, Task, Timing, Transcript
+from server.engines.whisper_encoder import LogMel
+from server.engines.whisper_greedy import Task, Transcript
+from server.engines.whisper_network import Network, Networks
 from server.engines.whisper_options import WhisperOptions
 from server.engines.whisper_rules import Rules, Sampler
 from server.engines.whisper_tokens import SpecialTokens, prompt_tokens
@@ -80,23 +79,20 @@ class WhisperRecognizer:
             row_shift=int(declared.get("alignment_rows") == "fed"),
             is_guarded=options.guards,
         )
-        dtype = compute_dtype(options.dtype, model)
         self._features = LogMel(checkpoint.features, model.device)
-        self._encoder = LeanEncoder(model.get_encoder(), dtype)
-        self._decoder = LeanDecoder(model, dtype, _alignment_heads(model))
         rules = Rules.of(model, self._ids, timestamps=self.timestamps)
-        self._loop = Loop(self._decoder, rules, self._ids.no_speech)
+        self._networks = Networks.of(model, options, rules, self._ids.no_speech)
         if options.final_context == "calibrated":
             final_margin_s = _calibrated_margin_s(checkpoint, options)
         self._contexts = Contexts.of(
             model.generation_config,
-            self._encoder.positions_max,
+            self._networks.final.encoder.positions_max,
             fast=options.encoder_context == "fast",
             margin_s=options.context_margin_s,
             final_margin_s=final_margin_s,
         )
         self.counters = Counters()
-        self.description = f"whisper {checkpoint.name} {str(dtype).removeprefix('torch.')}"
+        self.description = f"whisper {checkpoint.name} {self._networks.dtype_names}"
         self.languages: tuple[str, ...] = tuple(self._ids.languages) or ("en",)
 
     @classmethod
@@ -113,20 +109,22 @@ class WhisperRecognizer:
     def warm_up(self) -> None:
         noise = np.random.default_rng(0).integers(-500, 500, SAMPLE_RATE_HZ).astype(np.int16)
         self.recognize([SpeechWindow(noise, is_final=False), SpeechWindow(noise)])
-        self.counters, self._loop.timing = Counters(), Timing()
+        self.counters = Counters()
+        self._networks.timing.reset()
 
     def recognize(self, windows: Sequence[SpeechWindow]) -> list[Hypothesis]:
         """Raises: ValueError for a window over 30 s or a language that the model lacks."""
         for window in windows:
             self._check(window)
         answers = [Hypothesis((), language=self._known_language(window)) for window in windows]
-        groups: dict[int, list[int]] = {}
+        groups: dict[tuple[Network, int], list[int]] = {}
         for index, window in enumerate(windows):
             if len(window.samples) >= WINDOW_SAMPLES_MIN:
-                groups.setdefault(self._contexts.positions(window), []).append(index)
+                network = self._networks.final if window.is_final else self._networks.partial
+                groups.setdefault((network, self._contexts.positions(window)), []).append(index)
         with torch.inference_mode():
-            for positions, members in groups.items():
-                found = self._group([windows[index] for index in members], positions)
+            for (network, positions), members in groups.items():
+                found = self._group(network, [windows[index] for index in members], positions)
                 for index, decoded in zip(members, found, strict=True):
                     answers[index] = self._hypothesis(decoded)
         return answers
@@ -142,47 +140,50 @@ class WhisperRecognizer:
         """As given; an English-only checkpoint knows no other, whatever is asked."""
         return window.language if self._ids.languages else "en"
 
-    def _group(self, windows: list[SpeechWindow], positions: int) -> list[Decoded]:
+    def _group(
+        self, network: Network, windows: list[SpeechWindow], positions: int
+    ) -> list[Decoded]:
         """Windows that share an encoder context, from samples to words."""
-        states = self._encode(windows, positions)
-        languages = self._languages(windows, states)
+        states = self._encode(network, windows, positions)
+        languages = self._languages(network, windows, states)
         tasks = [
             self.task(window, language)
             for window, (language, _) in zip(windows, languages, strict=True)
         ]
-        transcripts = self._decode(states, tasks)
+        transcripts = self._decode(network, states, tasks)
         started = time.perf_counter()
         decoded = [
             self._wording.worded(window, transcript, *language)
             for window, transcript, language in zip(windows, transcripts, languages, strict=True)
         ]
         self.counters.words_s += time.perf_counter() - started
-        believed = self._believed(decoded, states, tasks)
+        believed = self._believed(network, decoded, states, tasks)
         self._count(decoded)
         return believed
 
-    def _encode(self, windows: list[SpeechWindow], positions: int) -> Tensor:
+    def _encode(self, network: Network, windows: list[SpeechWindow], positions: int) -> Tensor:
         started = time.perf_counter()
         features = self._features([window.samples for window in windows], 2 * positions)
         heard = time.perf_counter()
-        states = self._encoder(features)
+        states = network.encoder(features)
         self.counters.features_s += heard - started
         self.counters.encoder_s += time.perf_counter() - heard
         return states
 
     def _languages(
-        self, windows: list[SpeechWindow], states: Tensor
+        self, network: Network, windows: list[SpeechWindow], states: Tensor
     ) -> list[tuple[str | None, float | None]]:
         """Known, or detected with its probability."""
         answers: list[tuple[str | None, float | None]]
         answers = [(self._known_language(window), None) for window in windows]
         unknown = [index for index, (language, _) in enumerate(answers) if language is None]
         if unknown:
-            cache = self._decoder.cache(self._decoder.cross(states[unknown]), 1)
-            hidden = self._decoder.forward([[self._ids.start]] * len(unknown), cache)
+            decoder = network.decoder
+            cache = decoder.cache(decoder.cross(states[unknown]), 1)
+            hidden = decoder.forward([[self._ids.start]] * len(unknown), cache)
             self.counters.decoder_passes += len(unknown)
             codes = list(self._ids.languages)
-            logits = self._decoder.logits(hidden[:, 0])[:, list(self._ids.languages.values())]
+            logits = decoder.logits(hidden[:, 0])[:, list(self._ids.languages.values())]
             best = logits.softmax(dim=1).max(dim=1)
             for index, which, share in zip(unknown, best.indices, best.values, strict=True):
                 answers[index] = (codes[int(which)], float(share))
@@ -194,7 +195,7 @@ class WhisperRecognizer:
         control = self._ids.prefix(language, window.task, timestamps=self.timestamps)
         samples = len(window.samples)
         budget = TOKENS_EXTRA + samples * TOKENS_PER_SECOND_MAX // SAMPLE_RATE_HZ
-        room = self._decoder.positions_max - len(prompt) - len(control)
+        room = self._networks.final.decoder.positions_max - len(prompt) - len(control)
         speech = loud_spans(window.samples)
         onsets = self._onsets(speech)
         return Task(
@@ -216,7 +217,7 @@ class WhisperRecognizer:
     def _draft(self, window: SpeechWindow, onsets: tuple[int, ...]) -> tuple[int, ...]:
         """Without what this checkpoint's transcripts cannot hold: a draft is only a guess."""
         first = self._ids.first_timestamp
-        end = self._decoder.vocabulary if self.timestamps else first
+        end = self._vocabulary if self.timestamps else first
         found = tuple(
             token
             for token in window.draft
@@ -229,17 +230,23 @@ class WhisperRecognizer:
         if not self.timestamps:
             return ()
         stamps = (self._ids.first_timestamp + span.start // POSITION_SAMPLES for span in speech)
-        return tuple(stamp for stamp in stamps if stamp < self._decoder.vocabulary)
+        return tuple(stamp for stamp in stamps if stamp < self._vocabulary)
 
-    def _decode(self, states: Tensor, tasks: list[Task]) -> list[Transcript]:
+    @property
+    def _vocabulary(self) -> int:
+        return self._networks.final.decoder.vocabulary
+
+    def _decode(self, network: Network, states: Tensor, tasks: list[Task]) -> list[Transcript]:
         started = time.perf_counter()
-        cross = self._decoder.cross(states)
+        cross = network.decoder.cross(states)
         self.counters.encoder_s += time.perf_counter() - started
-        transcripts = self._loop.decode(cross, tasks)
+        transcripts = network.loop.decode(cross, tasks)
         self.counters.decoder_passes += sum(transcript.passes for transcript in transcripts)
         return transcripts
 
-    def _believed(self, decoded: list[Decoded], states: Tensor, tasks: list[Task]) -> list[Decoded]:
+    def _believed(
+        self, network: Network, decoded: list[Decoded], states: Tensor, tasks: list[Task]
+    ) -> list[Decoded]:
         """Finals that a guard doubts are decoded again; the best attempt wins."""
         attempts = [[first] for first in decoded]
         for number, temperature in enumerate((0.0, *TEMPERATURES)):
@@ -250,7 +257,7 @@ class WhisperRecognizer:
             ]
             if doubted:
                 again = [self._hotter(tasks[i], decoded[i], temperature, number) for i in doubted]
-                transcripts = self._decode(states[doubted], again)
+                transcripts = self._decode(network, states[doubted], again)
                 for index, transcript in zip(doubted, transcripts, strict=True):
                     attempts[index].append(self._again(decoded[index], transcript))
         return [best_of(tried) for tried in attempts]
@@ -281,8 +288,8 @@ class WhisperRecognizer:
         self.counters.final_text_tokens += sum(
             self._ids.is_text(token) for one in finals for token in one.transcript.tokens
         )
-        self.counters.verify_s = self._loop.timing.verify_s
-        self.counters.step_s = self._loop.timing.step_s
+        timing = self._networks.timing
+        self.counters.verify_s, self.counters.step_s = timing.verify_s, timing.step_s
 
     def _hypothesis(self, decoded: Decoded) -> Hypothesis:
         # A translation is English whatever was spoken; the language is that of the speech.
@@ -298,18 +305,3 @@ def _calibrated_margin_s(checkpoint: Checkpoint, options: WhisperOptions) -> flo
     """Raises: EngineUnavailable for a calibration that is not this checkpoint's."""
     path = Path(str(options.calibration)).expanduser()
     return read_calibration(path, checkpoint.folder).context_margin_s
-
-
-def _alignment_heads(model: Any) -> dict[int, list[int]]:
-    """Heads by decoder layer; all of the last half where the checkpoint names none.
-
-    The default is that of openai/whisper.
-    """
-    named = model.generation_config.to_dict().get("alignment_heads")
-    if not named:
-        layers, heads = model.config.decoder_layers, model.config.decoder_attention_heads
-        named = [(layer, head) for layer in range(layers // 2, layers) for head in range(heads)]
-    by_layer: dict[int, list[int]] = {}
-    for layer, head in named:
-        by_layer.setdefault(int(layer), []).append(int(head))
-    return by_layer

@@ -72,6 +72,9 @@ class Timing:
     verify_s: float = 0.0
     step_s: float = 0.0
 
+    def reset(self) -> None:
+        self.verify_s = self.step_s = 0.0
+
 
 @dataclass(slots=True)
 class _Row:
@@ -95,11 +98,14 @@ class _Row:
 class Loop:
     """Decodes rows with one model's decoder and rules."""
 
-    def __init__(self, decoder: LeanDecoder, rules: Rules, no_speech: int) -> None:
+    def __init__(
+        self, decoder: LeanDecoder, rules: Rules, no_speech: int, timing: Timing | None = None
+    ) -> None:
+        """``timing`` is added to."""
         self._decoder = decoder
         self._rules = rules
         self._no_speech = no_speech
-        self.timing = Timing()
+        self._timing = timing or Timing()
 
     def decode(self, cross: list[tuple[Tensor, Tensor]], tasks: Sequence[Task]) -> list[Transcript]:
         """One transcript per task; ``cross`` has a row for each, and is used up."""
@@ -117,8 +123,8 @@ class Loop:
         verified = time.perf_counter()
         while rows:
             self._advance(rows, cache)
-        self.timing.verify_s += verified - started
-        self.timing.step_s += time.perf_counter() - verified
+        self._timing.verify_s += verified - started
+        self._timing.step_s += time.perf_counter() - verified
         return transcripts
 
     def _advance(self, rows: list[_Row], cache: Cache) -> None:

@@ -11,7 +11,7 @@ from server.engines.registry import EngineSpec, OptionValue, check_options
 
 NAMES = (
     *("allow_pickle", "calibration", "device", "dtype"),
-    *("context_margin_s", "encoder_context", "final_context"),
+    *("context_margin_s", "encoder_context", "final_context", "final_dtype"),
     *("guards", "timestamps", "tokens_max"),
 )
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -39,6 +39,8 @@ class WhisperOptions:
     guards: bool = True
     """Whether what ``streaming.guards`` doubts is decoded again, or not shown."""
     dtype: str = "auto"
+    final_dtype: str = "auto"
+    """``auto`` is ``dtype``, but float32 for exact finals where that would be bfloat16."""
     device: str | None = None
     """None is a GPU where there is one."""
     allow_pickle: bool = False
@@ -57,6 +59,7 @@ class WhisperOptions:
             tokens_max=_count(given, "tokens_max"),
             guards=bool(given.get("guards", True)),
             dtype=_chosen(given, "dtype", DTYPES),
+            final_dtype=_chosen(given, "final_dtype", DTYPES),
             device=None if "device" not in given else str(given["device"]),
             allow_pickle=bool(given.get("allow_pickle", False)),
         )

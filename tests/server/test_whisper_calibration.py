@@ -82,6 +82,7 @@ def test_a_missing_file_field_or_number_is_named(
         ({"final_context": "calibrated"}, "calibration=FILE"),
         ({"encoder_context": "tiny"}, "fast, exact"),
         ({"dtype": "int8"}, "bfloat16"),
+        ({"final_dtype": "int8"}, "final_dtype int8"),
         ({"tokens_max": 0}, "count of 1"),
         ({"context_margin_s": -1}, "0 to 30"),
         ({"colour": "red"}, "colour.*timestamps"),

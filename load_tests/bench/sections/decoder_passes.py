@@ -22,7 +22,7 @@ def measure(effort: Effort) -> Figures:
     from load_tests.bench.whisper_runs import engine_of, live, threads_of, trained
 
     small = (QUICK_SECONDS, QUICK_SESSIONS)
-    speech = sentences(*(small if effort.is_quick else (SECONDS, SESSIONS)))
+    speech = sentences(*(small if effort.is_quick else (SECONDS, SESSIONS)), effort.seed)
     engine = engine_of(trained(threads_of(effort)))
     # Asked at every packet, so that no partial is left out for the final that follows it.
     played = live(speech, engine, "live, demo checkpoint", PACKET_MS)

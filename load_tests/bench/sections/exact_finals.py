@@ -4,6 +4,7 @@ Windows, prompts and drafts are those of live sessions: the product's endpointin
 second of speech. Where a final differs, the comparison that decided must lie within 1e-4.
 """
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from load_tests.bench.section import Effort, Figures, section
 if TYPE_CHECKING:
     from server.engines.whisper import WhisperRecognizer
     from server.engines.whisper_checkpoint import Checkpoint
+    from server.engines.whisper_options import WhisperOptions
     from server.evaluation.exactness import Exactness
     from streaming.engines import SpeechWindow
 
@@ -31,6 +33,8 @@ HOP_SAMPLES = 16_000
         "batch_mismatches": 0,
         "batch_near_ties": None,
         "bfloat16_token_disagreement": 0.005,
+        "bfloat16_final_dtype_token_disagreement": None,
+        "float32_finals_cost": None,
     },
 )
 def measure(effort: Effort) -> Figures:
@@ -39,7 +43,9 @@ def measure(effort: Effort) -> Figures:
     from load_tests.bench.whisper_runs import engine_of, live, threads_of, trained
 
     quick = effort.is_quick
-    speech = mix(*((QUICK_SECONDS, QUICK_SESSIONS) if quick else (MIX_SECONDS, SESSIONS)))
+    speech = mix(
+        *((QUICK_SECONDS, QUICK_SESSIONS) if quick else (MIX_SECONDS, SESSIONS)), effort.seed
+    )
     checkpoint = trained(threads_of(effort))
     engine = engine_of(checkpoint)
     played = live(speech, engine, "live, demo checkpoint")
@@ -53,7 +59,7 @@ def measure(effort: Effort) -> Figures:
         "guarded_final_share": round(report.guarded / report.windows, 4),
         "batch_mismatches": differing,
         "batch_near_ties": ties,
-        "bfloat16_token_disagreement": _disagreement(checkpoint, played.finals),
+        **_bfloat16(checkpoint, played.finals),
         "finals_mix": {**_counts(report), "speech": speech.description},
         "finals_tiny": {**_counts(tiny_report), "checkpoint": tiny_name},
     }
@@ -130,16 +136,38 @@ def _tiny(effort: Effort, windows: "list[SpeechWindow]") -> "tuple[str, Exactnes
     return checkpoint.name, _compared(engine, checkpoint, drafted)
 
 
-def _disagreement(checkpoint: "Checkpoint", finals: "list[SpeechWindow]") -> float:
-    """Token edits between finals in float32 and in bfloat16, per token."""
-    from load_tests.bench.whisper_runs import FLOAT32, engine_of
+def _bfloat16(checkpoint: "Checkpoint", finals: "list[SpeechWindow]") -> Figures:
+    """What ``dtype=bfloat16`` does to finals, what ``final_dtype=bfloat16`` would do, and what it
+    costs that it is not the default: processor seconds of finals, one by one."""
+    from load_tests.bench.whisper_runs import FLOAT32
+
+    exact, _ = _heard_alone(checkpoint, FLOAT32, finals)
+    default, default_s = _heard_alone(checkpoint, replace(FLOAT32, dtype="bfloat16"), finals)
+    all_bfloat16 = replace(FLOAT32, dtype="bfloat16", final_dtype="bfloat16")
+    low, low_s = _heard_alone(checkpoint, all_bfloat16, finals)
+    return {
+        "bfloat16_token_disagreement": _disagreement(exact, default),
+        "bfloat16_final_dtype_token_disagreement": _disagreement(exact, low),
+        "float32_finals_cost": round(default_s / low_s, 3),
+    }
+
+
+def _heard_alone(
+    checkpoint: "Checkpoint", options: "WhisperOptions", finals: "list[SpeechWindow]"
+) -> tuple[list[str], float]:
+    """Tokens of each final, as a text, and processor seconds."""
+    from load_tests.bench.whisper_runs import engine_of
+
+    engine = engine_of(checkpoint, replace(options, guards=False))
+    began_s = time.process_time()
+    answers = [engine.recognize([window])[0] for window in finals]
+    return [" ".join(map(str, answer.tokens)) for answer in answers], time.process_time() - began_s
+
+
+def _disagreement(exact: list[str], other: list[str]) -> float:
+    """Token edits, per token."""
     from server.scoring import word_errors
 
-    texts = []
-    for dtype in ("float32", "bfloat16"):
-        engine = engine_of(checkpoint, replace(FLOAT32, dtype=dtype, guards=False))
-        answers = [engine.recognize([window])[0] for window in finals]
-        texts.append([" ".join(map(str, answer.tokens)) for answer in answers])
-    found = [word_errors(exact, other) for exact, other in zip(*texts, strict=True)]
+    found = [word_errors(*pair) for pair in zip(exact, other, strict=True)]
     edits = sum(one.substitutions + one.deletions + one.insertions for one in found)
     return round(edits / max(1, sum(one.reference for one in found)), 5)

@@ -32,7 +32,7 @@ def measure(effort: Effort) -> Figures:
 
     size = (QUICK_SECONDS, QUICK_SESSIONS) if effort.is_quick else (SECONDS, SESSIONS)
     checkpoint = trained(threads_of(effort))
-    said, talk = digits(*size), sentences(*size)
+    said, talk = digits(*size, effort.seed), sentences(*size, effort.seed)
     fast = live(said, engine_of(checkpoint), "digits, fast")
     exact = live(said, engine_of(checkpoint, replace(FLOAT32, encoder_context="exact")), "exact")
     spoken = live(talk, engine_of(checkpoint), "sentences, fast")

@@ -52,7 +52,8 @@ def measure(effort: Effort) -> Figures:
     from server.evaluation.whisper_models import BatchedGenerate
 
     speech = utterances(
-        *((QUICK_SECONDS, QUICK_SESSIONS) if effort.is_quick else (SECONDS, SESSIONS))
+        *((QUICK_SECONDS, QUICK_SESSIONS) if effort.is_quick else (SECONDS, SESSIONS)),
+        effort.seed,
     )
     checkpoint = (None if effort.is_quick else tiny_of(effort)) or trained(threads_of(effort))
     engine = engine_of(checkpoint)
