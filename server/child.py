@@ -86,14 +86,16 @@ async def running_server(
     *,
     environment: dict[str, str] | None = None,
     hears_keyboard: bool = True,
+    program: str = "server",
 ) -> AsyncIterator[ServerChild]:
     """``captiond serve`` on a free port, store and log in ``folder``; stopped at the end.
 
     ``hears_keyboard``: Ctrl-C reaches it too. False where its client is still to finish then.
+    ``program``: a module that runs the same command, with something to look at it by.
     Raises: ServerDied, TimeoutError.
     """
     log_path = folder / "server.log"
-    command = [sys.executable, "-P", "-m", "server", "serve", "--port", "0"]
+    command = [sys.executable, "-P", "-m", program, "serve", "--port", "0"]
     command += ["--store", str(folder / "captiond.db"), *arguments]
     with log_path.open("wb") as log:
         process = await asyncio.create_subprocess_exec(

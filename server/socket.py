@@ -6,8 +6,9 @@ opens it to decompression bombs, and no heartbeat means that a dead peer is neve
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
-from aiohttp import WSCloseCode, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
 
 from streaming.errors import BadMessage, CaptiondError, TooBig
@@ -20,6 +21,8 @@ from streaming.wire import (
 
 CLOSE_SECONDS_MAX = 5.0
 """How long a close waits for the peer's own."""
+PROBE = b"pause"
+"""Content of a ping that is not the heartbeat's."""
 
 
 class CaptionSocket(web.WebSocketResponse):
@@ -38,13 +41,32 @@ class CaptionSocket(web.WebSocketResponse):
         self._transport: asyncio.Transport | None = None
         self.refusal: CaptiondError | None = None
         """What the client was told where a frame of its could not be taken at all."""
+        self._answered: Callable[[], None] | None = None
+        self._probing: asyncio.Task[None] | None = None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         self._transport = request.transport
         return await super().prepare(request)
 
+    def probe(self, answered: Callable[[], None]) -> None:
+        """Ask whether the line holds: ``answered`` is called behind what the client has sent."""
+        self._answered = answered
+        self._probing = asyncio.create_task(self._ping(), name="line probe")
+
+    async def _ping(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self.ping(PROBE)
+
+    async def receive(self, timeout: float | None = None) -> WSMessage:
+        message = await super().receive(timeout)
+        if message.type is WSMsgType.PONG and message.data == PROBE and self._answered is not None:
+            answered, self._answered = self._answered, None
+            answered()
+        return message
+
     def abort(self) -> None:
         """Cut the connection; a plain close would wait for a peer that reads nothing."""
+        self._cancel_heartbeat()
         if self._transport is not None:
             self._transport.abort()
 
@@ -59,7 +81,12 @@ class CaptionSocket(web.WebSocketResponse):
                 notice = ErrorNotice(refusal.code, refusal.message)
                 await self.send_str(encode_notice(notice).decode())
             code, message = refusal.close_code, refusal.code.encode()
-        return await super().close(code=code, message=message, drain=drain)
+        try:
+            return await super().close(code=code, message=message, drain=drain)
+        finally:
+            # The peer's own close has started aiohttp's heartbeat again: its timer would hold this
+            # socket and its request in memory for 20 s more.
+            self._cancel_heartbeat()
 
 
 def _refusal(code: int) -> CaptiondError | None:

@@ -6,7 +6,8 @@ crash, a hang or a leak in one costs a restart and no session. Nothing here deci
 Invariants: W1 at most one call at a time per worker (the caller's duty, asserted); W2 after a
 death, a timeout or a cancelled call the process is gone before a replacement starts, so a late
 answer can never meet the wrong question; W3 a lost process is replaced until ``close``, with a
-pause that grows to ``BACKOFF_SECONDS_MAX``.
+pause that grows to ``BACKOFF_SECONDS_MAX`` while none of them answers, and never more than
+``RESTARTS_PER_MINUTE_MAX`` times in a minute.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import socket
 import struct
 import sys
 import sysconfig
+from collections import deque
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -57,7 +59,13 @@ LOAD_SECONDS_MAX = 900.0
 """A first start may download a checkpoint of some gigabytes."""
 CLOSE_SECONDS_MAX = 2.0
 """An idle worker ends at once; a busy one is killed after this."""
+RELOAD_SECONDS_MIN = 60.0
+RELOAD_TIMES_MAX = 5.0
+"""A replacement has its files at hand: it may take so many times as long as the first one, or
+``RELOAD_SECONDS_MIN``, before it counts as stuck."""
 BACKOFF_SECONDS_MAX = 30.0
+RESTARTS_PER_MINUTE_MAX = 20
+"""An engine that answers now and then and dies in between must not spend the machine on loading."""
 LOG_LINE_BYTES_MAX = 2_000
 """Longer lines of a child's output are cut: they are progress bars or dumps."""
 _THREAD_VARIABLES = (
@@ -85,6 +93,11 @@ class CallFailed(Exception):
 
 class WorkerDied(Exception):
     """The process crashed, was killed, or broke the stream; it is being replaced."""
+
+    def __init__(self, message: str, *, is_killed: bool = False) -> None:
+        super().__init__(message)
+        self.is_killed = is_killed
+        """By somebody, such as a kernel that is out of memory: a smaller batch may succeed."""
 
 
 class WorkerUnready(WorkerDied):
@@ -120,6 +133,9 @@ class EngineWorker:
         self._is_closed = False
         self._losses_in_a_row = 0
         """Processes lost since one last answered a call; sets the pause before the next."""
+        self._restarts_s: deque[float] = deque(maxlen=RESTARTS_PER_MINUTE_MAX)
+        """When the last ones were, on the loop's clock."""
+        self._load_seconds_max = LOAD_SECONDS_MAX
         self._restarting: asyncio.Task[None] | None = None
 
     @property
@@ -129,7 +145,15 @@ class EngineWorker:
     async def start(self) -> WorkerReady:
         """Spawns, loads and warms. Raises: EngineUnavailable."""
         self._report(WorkerState.STARTING)
-        return await self._launch()
+        began_s = asyncio.get_running_loop().time()
+        ready = await self._launch()
+        took_s = asyncio.get_running_loop().time() - began_s
+        self._load_seconds_max = max(RELOAD_SECONDS_MIN, RELOAD_TIMES_MAX * took_s)
+        return ready
+
+    async def until_ready(self) -> None:
+        """Returns when a process could answer; never after ``close``."""
+        await self._is_ready.wait()
 
     async def call(
         self, method: str, items: Sequence[Any], *, timeout_s: float
@@ -169,10 +193,11 @@ class EngineWorker:
         child = await _Child.spawn(self.spec.threads)
         self._child = child
         try:
-            async with asyncio.timeout(LOAD_SECONDS_MAX):
+            async with asyncio.timeout(self._load_seconds_max):
                 reply = await child.exchange(self.spec)
         except TimeoutError:
-            reply = Unavailable(f"not loaded within {LOAD_SECONDS_MAX:.0f} s; is the disk stuck?")
+            seconds = f"{self._load_seconds_max:.0f} s"
+            reply = Unavailable(f"not loaded within {seconds}; is the disk or the device stuck?")
         except _ChildLost as error:
             reply = Unavailable(f"the process ended while loading ({error}); see the log above it")
         except asyncio.CancelledError:
@@ -209,8 +234,9 @@ class EngineWorker:
             await self._replace(child)
             raise CallTimeout(f"{self.spec.name}: no answer in time, process killed") from None
         except _ChildLost as error:
+            is_killed = child.process.returncode == -signal.SIGKILL
             await self._replace(child)
-            raise WorkerDied(f"{self.spec.name}: {error}") from None
+            raise WorkerDied(f"{self.spec.name}: {error}", is_killed=is_killed) from None
         except asyncio.CancelledError:
             # The answer would come to whoever asks next.
             self._lose(child)
@@ -237,25 +263,40 @@ class EngineWorker:
     async def _restart(self, lost: "_Child") -> None:
         await lost.kill()
         while True:
-            await asyncio.sleep(self._backoff_seconds())
+            await asyncio.sleep(self._pause_seconds())
             self._losses_in_a_row += 1
             self.restarts += 1
+            self._restarts_s.append(asyncio.get_running_loop().time())
             try:
                 await self._launch()
             except (EngineUnavailable, OSError) as error:
                 _log.warning("worker restart failed", engine=self.spec.name, reason=str(error))
+            except Exception as error:  # noqa: BLE001  task boundary: it must come back all the same
+                _log.error("worker restart met a bug", engine=self.spec.name, exc_info=error)
             else:
                 return
 
-    def _backoff_seconds(self) -> float:
-        """0 for the first loss after an answered call, then 1, 2, 4 … seconds."""
-        if not self._losses_in_a_row:
-            return 0.0
-        return min(BACKOFF_SECONDS_MAX, 2.0 ** (self._losses_in_a_row - 1))
+    def _pause_seconds(self) -> float:
+        now_s = asyncio.get_running_loop().time()
+        return max(backoff_seconds(self._losses_in_a_row), crowded_seconds(self._restarts_s, now_s))
 
     def _report(self, state: WorkerState) -> None:
         if self._on_state:
             self._on_state(state)
+
+
+def backoff_seconds(losses_in_a_row: int) -> float:
+    """0 for the first loss after an answered call, then 1, 2, 4 … seconds."""
+    if not losses_in_a_row:
+        return 0.0
+    return min(BACKOFF_SECONDS_MAX, 2.0 ** min(losses_in_a_row - 1, 10))
+
+
+def crowded_seconds(restarts_s: Sequence[float], now_s: float) -> float:
+    """How long to wait so that no minute has too many restarts; the last ones, oldest first."""
+    if len(restarts_s) < RESTARTS_PER_MINUTE_MAX:
+        return 0.0
+    return max(0.0, restarts_s[0] + 60.0 - now_s)
 
 
 class _ChildLost(Exception):

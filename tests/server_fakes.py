@@ -22,7 +22,7 @@ from server.hub import Hub
 from server.live import LiveSession
 from server.store import StoreError, TranscriptStore
 from server.telemetry import Metrics
-from server.workers import CallFailed, WorkerReady, WorkerState
+from server.workers import CallFailed, CallTimeout, WorkerReady, WorkerState
 from streaming.events import SessionStage
 
 SECONDS_MAX = 10.0
@@ -42,11 +42,15 @@ class FakeWorker:
     ) -> None:
         self.spec = spec
         self.ready: WorkerReady | None = None
+        self.pid: int | None = None
+        """It has no process."""
         self.calls: list[tuple[str, list[Any]]] = []
         self.faults: deque[Exception] = deque()
         """Raised by the next calls, one each."""
         self.is_poison: Callable[[Any], bool] = lambda item: False
         """A call with such an item fails."""
+        self.hangs: Callable[[Any], bool] = lambda item: False
+        """A call with such an item is not answered in time."""
         self.engine_ns = 1_000_000
         """How long each call says that it took."""
         self.open = asyncio.Event()
@@ -61,16 +65,23 @@ class FakeWorker:
         self.ready = WorkerReady("scripted", profile if is_diarizer else None, 0.0)
         return self.ready
 
+    async def until_ready(self) -> None:
+        while self.ready is None:  # noqa: ASYNC110  tests set it as they like
+            await asyncio.sleep(0.001)
+
     async def call(
         self, method: str, items: Sequence[Any], *, timeout_s: float
     ) -> tuple[list[Any], int]:
         assert timeout_s > 0
         self.calls.append((str(method), list(items)))
         await self.open.wait()
+        await asyncio.sleep(0)  # as any real process: the others come in between
         if self.faults:
             raise self.faults.popleft()
         if any(self.is_poison(item) for item in items):
             raise CallFailed("poison", is_memory=False)
+        if any(self.hangs(item) for item in items):
+            raise CallTimeout("hang")
         return list(getattr(self._engine, method)(list(items))), self.engine_ns
 
     async def close(self) -> None:

@@ -40,6 +40,7 @@ from streaming.timeline import samples_from_ms
 
 HANG_SECONDS = 3_600.0
 """Longer than any deadline."""
+HANG_LOOK_SECONDS = 0.05
 CRASH_STATUS = 86
 
 
@@ -53,6 +54,10 @@ class Faults:
     fail_every: int = 0
     crash_every: int = 0
     hang_every: int = 0
+    hang_s: float = HANG_SECONDS
+    """How long a call hangs that does; then it is answered."""
+    hang_file: str = ""
+    """While there is a file of this name every call hangs, replacements' calls too."""
     memory_every: int = 0
     """Raises MemoryError."""
     fail_stream: int = -1
@@ -99,12 +104,19 @@ class _Scripted:
         if self._is_due(faults.crash_every) or faults.crash_stream in streams:
             os._exit(CRASH_STATUS)
         if self._is_due(faults.hang_every) or faults.hang_stream in streams:
-            time.sleep(HANG_SECONDS)
+            time.sleep(faults.hang_s)
+        elif faults.hang_file:
+            self._hang_while_there_is(faults.hang_file)
         if self._is_due(faults.memory_every):
             raise MemoryError("scripted")
         if self._is_due(faults.fail_every) or faults.fail_stream in streams:
             raise ValueError("scripted failure")
         return words
+
+    def _hang_while_there_is(self, file: str) -> None:
+        give_up_s = time.monotonic() + self._faults.hang_s
+        while os.path.exists(file) and time.monotonic() < give_up_s:
+            time.sleep(HANG_LOOK_SECONDS)
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self._calls % every == 0

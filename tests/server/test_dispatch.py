@@ -4,25 +4,29 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from server.dispatch import (
-    TRIES_MAX,
     Deliver,
     Dispatcher,
     Outcome,
     StageDispatcher,
+    call_seconds_max,
     stage_limits,
+    stall_seconds,
 )
 from server.engines.registry import EngineSpec
 from server.telemetry import Metrics
 from server.workers import CallFailed, CallTimeout, WorkerDied, WorkerUnready
-from streaming.batching import BatchLimits
+from streaming.batching import Batch, BatchLimits
 from streaming.engines import Hypothesis, RecognizerProfile, SpeechWindow
 from streaming.events import SessionStage
 from streaming.jobs import Job, JobKind
 from streaming.pacing import PartialPacer
+from streaming.retrying import TRIES_MAX
 from streaming.scripted_audio import encode_word, word_text
 from tests.server_fakes import FakeWorker, until
 
@@ -56,7 +60,9 @@ def text(outcome: Outcome) -> str | None:
 class Desk:
     """A dispatcher, its one worker, and what came back."""
 
-    def __init__(self, limits: BatchLimits, deliver: Deliver | None = None) -> None:
+    def __init__(
+        self, limits: BatchLimits, deliver: Deliver | None = None, call_timeout_s: float = 15.0
+    ) -> None:
         self.worker = FakeWorker(EngineSpec(STAGE, "scripted"))
         self.outcomes: list[Outcome] = []
         self.thinnings: list[float] = []
@@ -67,7 +73,12 @@ class Desk:
             self.metrics,
             deliver or self.outcomes.extend,
             pace=self.thinnings.append,
+            call_timeout_s=call_timeout_s,
         )
+
+    @property
+    def is_stalled(self) -> bool:
+        return self.dispatcher.stalled == [STAGE]
 
     @property
     def numbers(self) -> list[int]:
@@ -84,9 +95,12 @@ class Desk:
 
 @asynccontextmanager
 async def running(
-    limits: BatchLimits | None = None, deliver: Deliver | None = None
+    limits: BatchLimits | None = None,
+    deliver: Deliver | None = None,
+    call_timeout_s: float = 15.0,
 ) -> AsyncIterator[Desk]:
-    desk = Desk(limits or BatchLimits(8), deliver)
+    desk = Desk(limits or BatchLimits(8), deliver, call_timeout_s)
+    await desk.worker.start()
     desk.dispatcher.start()
     try:
         yield desk
@@ -147,6 +161,144 @@ async def test_a_poisonous_window_costs_only_itself() -> None:
         assert seen.count(True) == TRIES_MAX
 
 
+async def test_who_makes_calls_hang_stands_beside_nobody_from_then_on() -> None:
+    async with running() as desk:
+        poison = {number: job(number, "poison") for number in (1, 3, 5)}
+        questions = [one.questions[0] for one in poison.values()]
+        desk.worker.hangs = lambda item: any(item is question for question in questions)
+        desk.dispatcher.submit([poison[1], job(2)])
+        assert await desk.back(2) == {1: None, **words([2])}
+        desk.dispatcher.submit([poison[3], job(4), job(6, "b")])
+        assert await desk.back(5) == {1: None, 3: None, **words([2, 4, 6])}
+        desk.dispatcher.submit([poison[5], job(7, "poison", is_final=False), job(8)])
+        assert await desk.back(8) == {**dict.fromkeys([1, 3, 5, 7]), **words([2, 4, 6, 8])}
+        hung = [items for _, items in desk.worker.calls if any(map(desk.worker.hangs, items))]
+        assert [len(items) for items in hung] == [2, 1, 1], "and then it is held"
+
+
+async def test_a_batch_without_memory_comes_back_in_halves_and_the_next_one_is_smaller() -> None:
+    async with running() as desk:
+        desk.worker.faults.append(CallFailed("too much", is_memory=True))
+        desk.dispatcher.submit([job(n) for n in range(8)])
+        assert await desk.back(8) == words(range(8))
+        desk.dispatcher.submit([job(n) for n in range(8, 16)])
+        assert await desk.back(16) == words(range(16))
+        assert [len(items) for _, items in desk.worker.calls] == [8, 4, 4, 4, 4]
+
+
+async def test_a_final_that_failed_is_asked_again_on_another_worker() -> None:
+    workers = [FakeWorker(EngineSpec(STAGE, "scripted")) for _ in range(2)]
+    for worker in workers:
+        await worker.start()
+        worker.open.clear()
+    outcomes: list[Outcome] = []
+    fakes: list[Any] = workers
+    stage = StageDispatcher(STAGE, fakes, BatchLimits(1), Metrics("test"), outcomes.extend, 15.0)
+    stage.start()
+    stage.submit(job(1))
+    await until(lambda: any(worker.calls for worker in workers))
+    failing, other = sorted(workers, key=lambda worker: -len(worker.calls))
+    failing.faults.extend(WorkerDied("crash") for _ in range(9))
+    failing.open.set()
+    other.open.set()
+    await until(lambda: len(outcomes) == 1)
+    await stage.close()
+    assert text(outcomes[0]) == word_text(1, 1)
+    assert (len(failing.calls), len(other.calls)) == (1, 1)
+
+
+async def test_what_waits_for_a_replacement_waits_in_the_queue() -> None:
+    async with running() as desk:
+        await desk.worker.close()
+        desk.dispatcher.submit([job(1, is_final=False)])
+        await asyncio.sleep(0)
+        assert [old.number for old in desk.dispatcher.submit([job(2, is_final=False)])] == [1]
+        await desk.worker.start()
+        assert await desk.back(1) == words([2])
+
+
+async def test_a_batch_that_met_no_process_was_not_tried() -> None:
+    async with running() as desk:
+        desk.worker.faults.extend(WorkerUnready("restarting") for _ in range(TRIES_MAX + 1))
+        desk.dispatcher.submit([job(1), job(2)])
+        assert await desk.back(2) == words([1, 2])
+        assert {len(items) for _, items in desk.worker.calls} == {2}
+
+
+# A stage that answers nobody. Patience is nine times the timeout here.
+SOON_S = 0.01
+
+
+async def test_nobody_waits_longer_than_patience_allows() -> None:
+    async with running(BatchLimits(1), call_timeout_s=SOON_S) as desk:
+        desk.worker.open.clear()
+        desk.dispatcher.submit([job(1), job(2, "b"), job(3, "c", is_final=False)])
+        assert await desk.back(3) == dict.fromkeys([1, 2, 3])
+        assert desk.is_stalled
+        assert [len(items) for _, items in desk.worker.calls] == [1], "two were never asked"
+
+
+async def test_a_late_answer_ends_a_stall_and_is_nobodys() -> None:
+    async with running(BatchLimits(1), call_timeout_s=SOON_S) as desk:
+        desk.worker.open.clear()
+        desk.dispatcher.submit([job(1)])
+        await until(lambda: desk.is_stalled)
+        assert [lost.number for lost in desk.dispatcher.submit([job(2)])] == [2], "at once"
+        desk.worker.open.set()
+        await until(lambda: not desk.is_stalled)
+        assert desk.dispatcher.submit([job(3)]) == []
+        assert await desk.back(2) == {1: None, **words([3])}
+
+
+async def test_a_stalled_stage_is_asked_for_nobody_until_it_answers() -> None:
+    async with running(BatchLimits(1), call_timeout_s=SOON_S) as desk:
+        await desk.worker.close()
+        desk.dispatcher.submit([job(1)])
+        await until(lambda: desk.is_stalled)
+        desk.worker.faults.extend(CallTimeout("hang") for _ in range(5))
+        await desk.worker.start()
+        await until(lambda: not desk.is_stalled)
+        assert len(desk.worker.calls) == 6
+        assert await desk.back(1) == {1: None}
+        desk.dispatcher.submit([job(2)])
+        assert await desk.back(2) == {1: None, **words([2])}
+
+
+async def test_a_poisonous_window_does_not_keep_a_stage_stalled() -> None:
+    async with running(BatchLimits(1), call_timeout_s=SOON_S) as desk:
+        await desk.worker.close()
+        poison = job(1)
+        desk.worker.hangs = lambda item: item is poison.questions[0]
+        desk.dispatcher.submit([poison])
+        await until(lambda: desk.is_stalled)
+        await desk.worker.start()
+        await until(lambda: len(desk.worker.calls) > 2)
+        assert desk.is_stalled
+        desk.dispatcher.submit([job(2)])
+        await until(lambda: not desk.is_stalled)
+
+
+async def test_with_everybody_gone_the_next_one_waits_for_a_stage_again() -> None:
+    async with running(BatchLimits(1), call_timeout_s=SOON_S) as desk:
+        await desk.worker.close()
+        desk.dispatcher.submit([job(1)])
+        await until(lambda: desk.is_stalled)
+        desk.dispatcher.submit([job(2)])
+        desk.dispatcher.forget("a")
+        assert not desk.is_stalled
+        assert desk.dispatcher.submit([job(3, "b")]) == []
+        await desk.worker.start()
+        assert await desk.back(2) == {1: None, **words([3])}
+
+
+def test_a_call_has_so_long_as_its_audio_needs_and_no_longer() -> None:
+    one = Batch(JobKind.RECOGNIZE, (job(1),), 0)
+    many = Batch(JobKind.RECOGNIZE, tuple(job(n) for n in range(1_000)), 0)
+    assert call_seconds_max(one, 15.0) == pytest.approx(15 + 3 * 0.32)
+    assert call_seconds_max(many, 15.0) == 60.0
+    assert stall_seconds(STAGE, 5.0, 15.0) == TRIES_MAX * (60 + 5) + 15
+
+
 async def test_forgotten_jobs_do_not_come_back() -> None:
     async with running(BatchLimits(1)) as desk:
         desk.worker.open.clear()
@@ -204,16 +356,31 @@ async def test_calls_that_are_kept_apart_gather_jobs() -> None:
         assert len(desk.worker.calls) <= 3, "the first alone, the others together"
 
 
+class _Notes(PartialPacer):
+    """Keeps what it is told, and is alarmed by it."""
+
+    def __init__(self) -> None:
+        super().__init__(1, time.monotonic_ns())
+        self.noted: list[tuple[int, float, bool]] = []
+
+    def note_call(
+        self, engine_ns: int, live_share: float, partial_wait_ns: int, now_ns: int
+    ) -> bool:
+        self.noted.append((engine_ns, live_share, partial_wait_ns > 0))
+        self.thinning = 2.5
+        return True
+
+
 async def test_partials_are_paced_by_what_calls_take() -> None:
     async with running(BatchLimits(1)) as desk:
-        began_ns = time.monotonic_ns() - 10_000_000_000
-        stage = desk.dispatcher._stages[STAGE]
-        stage.pace_partials(PartialPacer(1, began_ns), desk.thinnings.append)
-        desk.worker.engine_ns = 60_000_000_000
-        desk.dispatcher.submit([job(1)])
-        await desk.back(1)
-        (thinning,) = desk.thinnings
-        assert thinning > 1
+        pacer = _Notes()
+        desk.dispatcher._stages[STAGE].pace_partials(pacer, desk.thinnings.append)
+        live = replace(job(1), deadline_ns=0)
+        waiting = replace(job(2, lane=1, is_final=False), deadline_ns=0)
+        desk.dispatcher.submit([live, waiting])
+        await until(lambda: bool(desk.thinnings))
+        assert pacer.noted[0] == (desk.worker.engine_ns, 1.0, True)
+        assert desk.thinnings[0] == 2.5
 
 
 async def test_the_context_of_a_call_is_measured() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,12 +18,16 @@ from server.engines.errors import EngineUnavailable
 from server.engines.registry import EngineSpec, OptionValue
 from server.engines.scripted import ScriptedRecognizer
 from server.workers import (
+    BACKOFF_SECONDS_MAX,
+    RESTARTS_PER_MINUTE_MAX,
     CallFailed,
     CallTimeout,
     EngineWorker,
     WorkerDied,
     WorkerState,
     WorkerUnready,
+    backoff_seconds,
+    crowded_seconds,
 )
 from streaming.engines import Hypothesis, RecognizerProfile, SpeechWindow
 from streaming.events import SessionStage
@@ -94,6 +99,66 @@ async def test_a_hang_is_killed_at_the_deadline_and_replaced() -> None:
             await ask(worker, timeout_s=0.2)
         assert not psutil.pid_exists(pid)
         assert len(await ask(worker)) == 1
+
+
+async def test_a_process_that_was_killed_is_told_from_one_that_crashed() -> None:
+    async with running(hang_every=1, hang_s=GENEROUS_S) as worker:
+        call = asyncio.create_task(ask(worker))
+        await asyncio.sleep(0)
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied, match="SIGKILL") as killed:
+            await call
+        assert killed.value.is_killed
+    async with running(crash_every=1) as worker:
+        with pytest.raises(WorkerDied) as crashed:
+            await ask(worker)
+        assert not crashed.value.is_killed
+
+
+async def test_an_engine_may_hang_for_a_while_and_go_on(tmp_path: Path) -> None:
+    sign = tmp_path / "hang"
+    async with running(hang_file=str(sign), hang_s=GENEROUS_S) as worker:
+        await ask(worker)
+        sign.touch()
+        call = asyncio.create_task(ask(worker))
+        await asyncio.sleep(0)
+        sign.unlink()
+        assert len(await call) == 1
+
+
+async def test_a_replacement_that_is_stuck_or_cannot_start_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as worker:
+        await ask(worker)
+        monkeypatch.setattr("server.workers.backoff_seconds", lambda losses: 0.01)
+        worker._load_seconds_max = 0.0
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        await until(lambda: worker.restarts >= 3)
+        with monkeypatch.context() as patch:
+            patch.setattr("server.workers._environment", lambda threads: 1 / 0)
+            lost = worker.restarts
+            await until(lambda: worker.restarts >= lost + 3)
+        worker._load_seconds_max = GENEROUS_S
+        assert len(await ask(worker)) == 1
+
+
+def test_pauses_between_restarts_grow_to_a_bound() -> None:
+    assert [backoff_seconds(n) for n in range(5)] == [0, 1, 2, 4, 8]
+    assert backoff_seconds(100_000) == BACKOFF_SECONDS_MAX, "a night of a broken engine"
+
+
+def test_no_minute_has_more_restarts_than_its_share() -> None:
+    restarts_s: deque[float] = deque(maxlen=RESTARTS_PER_MINUTE_MAX)
+    now_s = 0.0
+    for _ in range(3 * RESTARTS_PER_MINUTE_MAX):
+        now_s += crowded_seconds(restarts_s, now_s) + 0.1
+        within = sum(now_s - then_s < 60 for then_s in restarts_s)
+        assert within < RESTARTS_PER_MINUTE_MAX
+        restarts_s.append(now_s)
+    assert now_s < 3 * 60, "and no fewer than needed"
 
 
 async def test_a_kill_between_calls_is_noticed_without_a_call() -> None:

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 FAILING, CRASHING, HANGING, UNHEARD = 101, 102, 103, 104
 SERVER_OPTIONS = (
     "--call-timeout-s",
-    "8",
+    "4",
     "--asr-workers",
     "2",
     "--asr-options",
