@@ -70,6 +70,8 @@ class Heard:
     done: dict[str, Any] | None = None
     refusal: str | None = None
     """Code of the error that came instead of ``ready``."""
+    retry_after_s: float | None = None
+    """When the refusal said to come back."""
     errors: Counter[str] = field(default_factory=Counter)
 
 
@@ -98,6 +100,8 @@ class VirtualUser:
                 await self._converse(socket)
         except InvalidStatus as error:
             self.heard.refusal = _code_of(bytes(error.response.body or b""))
+            hint = error.response.headers.get("Retry-After", "")
+            self.heard.retry_after_s = float(hint) if hint.isdigit() else None
         except (OSError, TimeoutError, InvalidHandshake) as error:
             self.heard.errors[type(error).__name__] += 1
         except ConnectionClosed as closed:
@@ -121,6 +125,7 @@ class VirtualUser:
         ready = orjson.loads(await socket.recv())
         if ready["type"] != "ready":
             self.heard.refusal = str(ready.get("code", ready["type"]))
+            self.heard.retry_after_s = (ready.get("retry_after_ms") or 0) / 1000 or None
             return
         self._credit_frame = ready["credit_until_frame"]
         async with asyncio.TaskGroup() as tasks:

@@ -19,13 +19,15 @@ from aiohttp import web
 from server.auth import Keyring, OriginGuard
 from server.config import Settings
 from server.connection import HEARTBEAT_SECONDS, Connection
-from server.dispatch import Dispatcher, stage_limits
+from server.dispatch import SHORT_WINDOWS, stage_limits
 from server.engine_specs import engine_specs
 from server.engines.errors import EngineUnavailable
 from server.engines.registry import EngineSpec, takes_guidance
 from server.hub import EnginesInUse, Hub
 from server.limits import PacketGate
 from server.listener import Listener, bound_sockets, refusal_of_open_sockets
+from server.load import LoadMeter
+from server.overload import MeteredDispatcher, Overload
 from server.retention import Retention, RetentionOptions
 from server.routes import TENANT, Routes, guard_middleware, offered_subprotocols
 from server.socket import CaptionSocket
@@ -39,6 +41,8 @@ from streaming.events import SessionStage
 from streaming.wire import STREAM_PATH, SUBPROTOCOL
 
 LAG_PROBE_SECONDS = 0.5
+KEEPALIVE_SECONDS = 75.0
+"""For the next request of a connection; proxies give up before."""
 DRAIN_POLL_SECONDS = 0.05
 CLOSE_SECONDS_MAX = 2.0
 
@@ -65,8 +69,9 @@ class Server:
         self._metrics = Metrics(version())
         self._connections: set[Connection] = set()
         self._workers: dict[SessionStage, list[EngineWorker]] = {}
-        self._dispatcher: Dispatcher | None = None
+        self._dispatcher: MeteredDispatcher | None = None
         self._hub: Hub | None = None
+        self._overload: Overload | None = None
         self._problems = ["models are loading"]
         self._signals = 0
         self._stop = asyncio.Event()
@@ -87,18 +92,34 @@ class Server:
             store = await self._open_store()
             stack.push_async_callback(store.close)
             hub = self._hub = Hub(self._settings, store, self._metrics)
+            overload = self._overload = self._watch_of(hub)
             await self._listen(hub, on_listening, stack)
             stack.push_async_callback(self._close_workers)
+            watch = asyncio.create_task(overload.watch(self._pids), name="load watch")
+            stack.callback(watch.cancel)
             sweeps = asyncio.create_task(self._retention(hub).run(), name="store sweeps")
             stack.callback(sweeps.cancel)
             probe = asyncio.create_task(self._probe(hub), name="loop lag probe")
             stack.callback(probe.cancel)
-            if await self._load(hub):
+            if await self._load(hub, overload):
                 on_ready()
                 self._systemd.notify("READY=1")
                 await self._stop.wait()
             self._systemd.notify("STOPPING=1")
             await self._drain(hub)
+
+    def _watch_of(self, hub: Hub) -> Overload:
+        return Overload(
+            hub,
+            self._connections,
+            thinning_admitted=self._settings.thinning_admitted,
+            memory_limit_mb=self._settings.memory_limit_mb,
+        )
+
+    def _pids(self) -> list[int]:
+        """Of the engines' processes."""
+        every = (worker.pid for workers in self._workers.values() for worker in workers)
+        return [pid for pid in every if pid is not None]
 
     async def _open_store(self) -> TranscriptStore:
         seconds = self._metrics.store_commit_seconds
@@ -128,7 +149,13 @@ class Server:
         app = web.Application(middlewares=[guard])
         Routes(hub, self).add_to(app)
         app.router.add_get(STREAM_PATH, functools.partial(self._stream, hub))
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=2.0,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(listener.close)
@@ -153,7 +180,7 @@ class Server:
             _log.info("certificate reloaded")
             self._warn_of_certificate()
 
-    async def _load(self, hub: Hub) -> bool:
+    async def _load(self, hub: Hub, overload: Overload) -> bool:
         """Start all workers; False where a signal came first. Raises: EngineUnavailable."""
         loading = asyncio.create_task(self._start_workers())
         stopping = asyncio.create_task(self._stop.wait())
@@ -166,16 +193,25 @@ class Server:
         engines = loading.result()
         recognizer = self._workers[SessionStage.RECOGNITION][0].ready
         profile = recognizer.recognizer_profile if recognizer else None
-        self._dispatcher = Dispatcher(
+        windows_max = self._settings.batch_windows_max
+        meter = LoadMeter(
+            len(self._workers[SessionStage.RECOGNITION]),
+            windows_max,
+            1 if profile is None else 1 / SHORT_WINDOWS,
+            time.monotonic_ns(),
+        )
+        dispatcher = self._dispatcher = MeteredDispatcher(
             self._workers,
-            stage_limits(self._settings.batch_windows_max, profile),
+            stage_limits(windows_max, profile),
             self._metrics,
-            hub.deliver,
-            pace=hub.pace_partials,
+            overload.deliver,
+            pace=overload.pace_partials,
             call_timeout_s=self._settings.call_timeout_s,
         )
-        self._dispatcher.start()
-        hub.serve_with(engines, self._dispatcher)
+        dispatcher.meter = meter
+        dispatcher.start()
+        overload.measure(meter)
+        hub.serve_with(engines, dispatcher)
         self._problems = []
         return True
 
@@ -236,18 +272,25 @@ class Server:
         ]
         if self._hub is not None and self._hub.is_store_refusing:
             lost.append("the store refuses captions")
+        if self._dispatcher is not None:
+            stalled = self._dispatcher.stalled
+            lost += [f"the {stage.value} engine does not answer" for stage in stalled]
+        if self._overload is not None:
+            lost += self._overload.problems
         return self._problems or lost
 
     async def _stream(self, hub: Hub, request: web.Request) -> web.StreamResponse:
         tenant = request[TENANT]
         _check_subprotocols(request)
         hub.admit_upgrade(tenant)
+        assert self._overload is not None
+        desk = self._overload.desk_for(request, tenant)
         socket = CaptionSocket(heartbeat_s=HEARTBEAT_SECONDS)
         await socket.prepare(request)
         settings = self._settings
         connection = Connection(
             socket,
-            hub,
+            desk,
             tenant,
             gate=PacketGate(settings.packets_per_second_max),
             handshake_s=settings.handshake_timeout_s,

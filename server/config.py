@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from server.presets import Preset
 from server.setting_types import Count, Days, EngineOptions, Keys, Names, Seconds
+from streaming.pacing import THINNING_MAX
 from streaming.tuning_ranges import (
     ENDPOINTING_MS_MAX,
     ENDPOINTING_MS_MIN,
@@ -99,7 +100,7 @@ class Settings(BaseSettings):
     call_timeout_s: Seconds = Field(
         15,
         description="an engine that has not answered after this, and three times as long as the "
-        "audio asked about, is killed and replaced",
+        "audio asked about (four times this at most), is killed and replaced",
     )
     threads: Count | None = Field(
         None, description="compute threads of all workers together; unset: what the machine allows"
@@ -137,6 +138,18 @@ class Settings(BaseSettings):
     sessions_max: Count = Field(200, description="sessions at once")
     sessions_per_key_max: Count | None = Field(
         None, description="sessions at once per key name; unset: only the common limit"
+    )
+    thinning_admitted: float = Field(
+        2,
+        ge=1,
+        le=THINNING_MAX,
+        description="no new session starts while it would let partials come less often than every "
+        "so many hops",
+    )
+    memory_limit_mb: Count | None = Field(
+        None,
+        description="MiB that the server and its engines may use; no new session starts above "
+        "85 % of it; unset: what the machine or container allows",
     )
     resume_window_s: Seconds = Field(
         120, description="how long a session waits for its client to come back"

@@ -1,41 +1,25 @@
 """The open port: sockets of our own or of systemd's, plain or with TLS.
 
-Owns: binding, and on a TLS port every connection until its handshake is done. A client that
-speaks plain HTTP there is told so in HTTP. Knows nothing of requests.
-Bounds: at most ``HANDSHAKES_MAX`` handshakes at once, each for ``HANDSHAKE_SECONDS_MAX``; further
-connections wait in the kernel's queue of ``BACKLOG``.
+Owns: binding and accepting. What is accepted stands in the ``Doorway`` until it has asked for
+something; further connections wait in the kernel's queue of ``BACKLOG``. Knows nothing of requests.
 """
 
 import asyncio
 import contextlib
 import socket
-import ssl
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import orjson
 import structlog
 from aiohttp import web
 
 from server.config import Settings, is_loopback
+from server.doorway import Doorway
 from server.tls import ServerTls
 
-BACKLOG = 128
-HANDSHAKES_MAX = 256
-HANDSHAKE_SECONDS_MAX = 10.0
-LINGER_SECONDS_MAX = 2.0
+BACKLOG = 1_024
+"""Whoever finds it full tries again after a second, as TCP has it."""
 ACCEPT_PAUSE_SECONDS = 1.0
 """After a failed accept (no descriptors left): trying again at once would take a whole core."""
-TLS_HANDSHAKE = 0x16
-"""The first byte of every TLS connection."""
-_ADVICE = "this port speaks TLS; use https:// or wss:// in the address"
-_BODY = orjson.dumps(
-    {"type": "error", "code": "bad_message", "message": _ADVICE, "retry_after_ms": None}
-)
-PLAIN_REFUSAL = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    b"Content-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
-)
 
 _log = structlog.get_logger(__name__)
 
@@ -46,8 +30,8 @@ class Listener:
     def __init__(self, sockets: Sequence[socket.socket], tls: ServerTls | None) -> None:
         self.sockets = tuple(sockets)
         self._tls = tls
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(HANDSHAKES_MAX)
+        self._doorway: Doorway | None = None
+        self._accepting: list[asyncio.Task[None]] = []
 
     @property
     def url(self) -> str:
@@ -57,66 +41,32 @@ class Listener:
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def start(self, runner: web.AppRunner) -> None:
+        tls = self._tls
+        doorway = Doorway(runner, None if tls is None else lambda: tls.context)
+        self._doorway = doorway
         for listening in self.sockets:
-            if self._tls is None:
-                await web.SockSite(runner, listening, backlog=BACKLOG).start()
-            else:
-                listening.listen(BACKLOG)
-                self._spawn(self._accept(listening, runner, self._tls))
+            listening.setblocking(False)
+            listening.listen(BACKLOG)
+            self._accepting.append(asyncio.create_task(self._accept(listening, doorway)))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _accept(
-        self, listening: socket.socket, runner: web.AppRunner, tls: ServerTls
-    ) -> None:
+    async def _accept(self, listening: socket.socket, doorway: Doorway) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._slots.acquire()
             try:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:
-                self._slots.release()
                 _log.error("cannot accept a connection", reason=error.strerror)
                 await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
                 continue
-            self._spawn(self._begin(accepted, runner, tls.context))
-
-    async def _begin(
-        self, accepted: socket.socket, runner: web.AppRunner, context: ssl.SSLContext
-    ) -> None:
-        """Up to the end of the handshake; a connection that fails on the way is just closed."""
-        server = runner.server
-        assert server is not None
-        loop = asyncio.get_running_loop()
-        is_handed_over = False
-        try:
-            async with asyncio.timeout(HANDSHAKE_SECONDS_MAX):
-                if await _first_byte(accepted) == TLS_HANDSHAKE:
-                    await loop.connect_accepted_socket(server, accepted, ssl=context)
-                    is_handed_over = True
-                else:
-                    await _refuse_plain(accepted)
-        except (OSError, TimeoutError) as error:
-            _log.debug("no TLS connection", reason=str(error))
-        finally:
-            if not is_handed_over:
-                accepted.close()
-            self._slots.release()
+            await doorway.enter(accepted)
 
     async def close(self) -> None:
-        """No further connection; those that were handed over go on.
-
-        Plain sockets belong to the application's sites, which close them.
-        """
-        if self._tls is None:
-            return
-        tasks = tuple(self._tasks)
-        for task in tasks:
+        """No further connection; those that have asked for something go on."""
+        for task in self._accepting:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        if self._doorway is not None:
+            await self._doorway.close()
         for listening in self.sockets:
             listening.close()
 
@@ -152,33 +102,3 @@ def refusal_of_open_sockets(sockets: Sequence[socket.socket], settings: Settings
         "API key is set: set api_keys_file, let the socket listen on 127.0.0.1, or accept that "
         "anyone may connect with insecure"
     )
-
-
-async def _first_byte(accepted: socket.socket) -> int | None:
-    """Looked at, not taken; None where the client has gone."""
-    accepted.setblocking(False)
-    loop = asyncio.get_running_loop()
-    readable: asyncio.Future[None] = loop.create_future()
-
-    def note() -> None:
-        if not readable.done():
-            readable.set_result(None)
-
-    loop.add_reader(accepted, note)
-    try:
-        await readable
-    finally:
-        loop.remove_reader(accepted)
-    first = accepted.recv(1, socket.MSG_PEEK)
-    return first[0] if first else None
-
-
-async def _refuse_plain(accepted: socket.socket) -> None:
-    """Answer in HTTP. What the client still sends is read: closing on it would lose the answer."""
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_SECONDS_MAX):
-            await loop.sock_sendall(accepted, PLAIN_REFUSAL)
-            accepted.shutdown(socket.SHUT_WR)
-            while await loop.sock_recv(accepted, 65_536):
-                pass

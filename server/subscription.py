@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 
 from server.live import LiveSession
 from server.store import StoreError, TranscriptStore
+from server.telemetry import Metrics
 from streaming.errors import BadMessage
 from streaming.eventlog import Behind
 from streaming.events import Done, DurableEvent, Event, PassingEvent
@@ -29,7 +30,11 @@ _log = structlog.get_logger(__name__)
 
 
 async def subscribe(
-    request: web.Request, store: TranscriptStore, session_id: str, live: LiveSession | None
+    request: web.Request,
+    store: TranscriptStore,
+    session_id: str,
+    live: LiveSession | None,
+    metrics: Metrics,
 ) -> web.StreamResponse:
     """Stream the session's events to one reader until its last one, or until the reader goes.
 
@@ -46,7 +51,9 @@ async def subscribe(
     )
     await response.prepare(request)
     source: AsyncGenerator[Event | None, None] = (
-        _stored(store, session_id, after_seq) if live is None else _live(store, live, after_seq)
+        _stored(store, session_id, after_seq)
+        if live is None
+        else _live(store, live, after_seq, metrics)
     )
     try:
         async with contextlib.aclosing(source):
@@ -55,6 +62,7 @@ async def subscribe(
         _log.warning("reader sent away", session_id=session_id, reason=error.message)
     except OSError as error:  # the reader is gone, or a write's time is over
         _log.debug("reader gone", session_id=session_id, reason=str(error))
+        metrics.slow_readers.inc(isinstance(error, TimeoutError))
         if request.transport is not None:
             request.transport.abort()
     return response
@@ -101,7 +109,7 @@ async def _stored(
 
 
 async def _live(
-    store: TranscriptStore, live: LiveSession, after_seq: int
+    store: TranscriptStore, live: LiveSession, after_seq: int, metrics: Metrics
 ) -> AsyncGenerator[Event | None, None]:
     """Events as they come; None where nothing came for a while."""
     cursor = live.session.log.cursor(after_seq)
@@ -114,6 +122,8 @@ async def _live(
             except Behind as behind:
                 async for old in _stored(store, live.id, behind.after_seq, behind.through_seq):
                     yield old
+                    if isinstance(old, Done):
+                        return
                 cursor.skip_through(behind.through_seq)
                 continue
             for event in events:
@@ -126,6 +136,7 @@ async def _live(
                 yield None
     finally:
         live.unlisten(news.set)
+        metrics.events_dropped.labels("partial").inc(cursor.missed_partials)
 
 
 async def _comes(news: asyncio.Event) -> bool:

@@ -126,6 +126,7 @@ class Metrics:
         self._make_session_metrics()
         self._make_latency_metrics()
         self._make_engine_metrics()
+        self._make_overload_metrics()
         self._make_server_metrics(version)
         self._processed_s: dict[str, float] = {}
         self._busy_s: dict[str, float] = {}
@@ -234,6 +235,30 @@ class Metrics:
         )
         self.worker_restarts = self._counter(
             "worker_restarts", "Engine processes replaced after a crash or a hang.", "stage"
+        )
+
+    def _make_overload_metrics(self) -> None:
+        self.admission_closed = self._gauge(
+            "admission_closed", "1 while no new session may start for this reason.", "reason"
+        )
+        self.overload_refusals = self._counter(
+            "overload_refusals", "New sessions refused because of the load.", "reason"
+        )
+        self.sessions_shed = self._counter(
+            "sessions_shed", "Newest sessions sent away for others; they may resume."
+        )
+        self.slow_readers = self._counter(
+            "slow_readers", "Connections cut because their client took nothing; it may come back."
+        )
+        self.engine_load_ratio = self._gauge(
+            "engine_load_ratio", "Share of the recognizers' time that one more session leads to."
+        )
+        self.live_delay_seconds = self._gauge(
+            "live_delay_seconds", "How late the latest unanswered live work is."
+        )
+        self.memory_bytes = self._gauge("memory_bytes", "Memory of the server and its engines.")
+        self.memory_limit_bytes = self._gauge(
+            "memory_limit_bytes", "What the server and its engines may use together."
         )
 
     def _make_server_metrics(self, version: str) -> None:

@@ -3,8 +3,10 @@
 Owns one number for all sessions, the thinning: a session asks for a partial every ``hop`` times
 it. Finals are never thinned. Pure: measurements and the time are arguments.
 
-The rule: while the engines are busy for more than ``BUSY_SHARE`` of the time, or partials wait for
-longer than the calls in progress explain, thinning grows; below, it falls back to 1. It moves by a
+The rule: while the engines are busy for more than ``BUSY_SHARE`` of the time with calls that leave
+partials behind, or these wait for longer than the calls in progress explain, thinning grows; below,
+it falls back to 1. A call that took all that waited had room for more: engines that are busy with
+such calls lose no time by them, and rarer partials would only make them smaller. It moves by a
 share of itself per second that is proportional to how far off it is: a change of load by half
 takes seconds to answer, and a single slow call nothing. ``1 / RATE_PER_S`` is above the longest
 thinned hop's delay over pi / 2, beyond which such a loop would swing.
@@ -38,7 +40,7 @@ class PartialPacer:
     def __init__(self, engines: int, now_ns: int) -> None:
         self._engines = engines
         self._busy_share = 0.0
-        """Of all engines' time, over about ``BUSY_MEMORY_S``."""
+        """Of all engines' time, with calls that were full, over about ``BUSY_MEMORY_S``."""
         self._call_s = 0.0
         """How long a call takes, lately."""
         self._seen_ns = now_ns
@@ -59,7 +61,8 @@ class PartialPacer:
         call_s = engine_ns / 1e9
         self._call_s += (call_s - self._call_s) / 4
         self._busy_share *= exp(-passed_s / BUSY_MEMORY_S)
-        self._busy_share += live_share * call_s / (self._engines * BUSY_MEMORY_S)
+        if partial_wait_ns > engine_ns:  # it was there when the call began, and had no place
+            self._busy_share += live_share * call_s / (self._engines * BUSY_MEMORY_S)
         self._move(self._pressure(partial_wait_ns / 1e9), passed_s)
         return self._publish()
 

@@ -83,6 +83,46 @@ def store_crash(every: int) -> Part:
     )
 
 
+def hangs(*arguments: str) -> Part:
+    return Part(
+        "hangs",
+        "every engine call hangs: 20 of 20 end, each word in a final or a gap, pings answered",
+        "load_tests.faults.hangs",
+        ("--sessions", "20", *arguments),
+        r"^(?:always|outage|poison): ",
+    )
+
+
+def leaks(sessions: int) -> Part:
+    return Part(
+        "leaks",
+        f"{sessions} short sessions: at most 4 MiB more than after half of them, nothing left",
+        "load_tests.faults.leaks",
+        ("--sessions", str(sessions)),
+        r"^(?:memory|left behind): ",
+    )
+
+
+def machines(session: int, protocol: int) -> Part:
+    return Part(
+        "state machines",
+        f"{session} stories of a session and {protocol} over sockets: no promise is broken",
+        "load_tests.faults.machines",
+        ("--session", str(session), "--protocol", str(protocol)),
+        r"^(?:session|protocol) machine: ",
+    )
+
+
+def overload(*arguments: str) -> Part:
+    return Part(
+        "overload",
+        "twice as many people: no delay for those inside, all others refused in 250 ms",
+        "load_tests.faults.overload",
+        arguments,
+        r"^overload: ",
+    )
+
+
 MUTANTS = Part(
     "mutants", "every planted bug is caught", "tests.sim", ("--mutants",), r"caught$|NOT CAUGHT"
 )
@@ -100,6 +140,10 @@ SMALL = (
     kills("client cuts", 100, "--cuts", 5),
     kills("server moves", 50, "--moves", 5),
     store_crash(8),
+    hangs("--call-timeout-s", "2"),
+    leaks(400),
+    machines(200, 50),
+    overload("--quick"),
     simulation(500),
 )
 FULL = (
@@ -108,10 +152,22 @@ FULL = (
     kills("client cuts", 1_000, "--cuts", 20),
     kills("server moves", 200, "--moves", 20),
     store_crash(1),
+    hangs(),
+    leaks(2_000),
+    machines(10_000, 1_000),
+    overload(),
     MUTANTS,
     SAME_LOGS,
     simulation(10_000),
 )
+
+SEED_OPTIONS = {
+    "load_tests.faults.kills": "--seed",
+    "load_tests.faults.hangs": "--seed",
+    "load_tests.faults.overload": "--seed",
+    "tests.sim": "--from",
+}
+"""Of the modules that have one."""
 
 Say = Callable[[str], None]
 
@@ -172,7 +228,7 @@ def chosen(parts: Sequence[Part], only: Sequence[str], seed: int) -> list[Part]:
 
 
 def _seeded(part: Part, seed: int) -> Part:
-    option = {"load_tests.faults.kills": "--seed", "tests.sim": "--from"}.get(part.module)
+    option = SEED_OPTIONS.get(part.module)
     if option is None or "--mutants" in part.arguments:
         return part
     return replace(part, arguments=(*part.arguments, option, str(seed)))

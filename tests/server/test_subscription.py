@@ -98,6 +98,7 @@ async def test_a_viewer_that_reads_nothing_is_cut_off(
         await talker.play(clip(1, WORDS))
         await talker.until_words(WORDS)
         await until(lambda: len(front.live._listeners) == 1)
+        assert front.metric("slow_readers_total") == 1
         with pytest.raises(aiohttp.ClientError):
             await answer.read()
 
@@ -119,7 +120,7 @@ async def test_silence_is_bridged(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("server.subscription.KEEPALIVE_SECONDS", 0.005)
     async with running(tmp_path) as front:
         await Talker.start(front.url)
-        source = _live(front.hub.store, front.live, 0)
+        source = _live(front.hub.store, front.live, 0, front.metrics)
         assert await anext(source) is None
         assert await anext(source) is None
         await source.aclose()

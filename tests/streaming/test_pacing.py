@@ -36,8 +36,15 @@ def test_busy_engines_and_late_partials_thin_them_out_up_to_a_bound() -> None:
     assert overloaded().thinning == THINNING_MAX
     busy = PartialPacer(2, 0)
     for at_ns in range(0, 60 * SECOND, SECOND):
-        busy.note_call(1_900 * MS, 1.0, 0, at_ns)
+        busy.note_call(1_900 * MS, 1.0, 2_000 * MS, at_ns)
     assert 1.0 < busy.thinning < THINNING_MAX
+
+
+def test_calls_that_leave_nobody_behind_have_room() -> None:
+    pacer = PartialPacer(1, 0)
+    for at_ns in range(0, 60 * SECOND, SECOND):
+        pacer.note_call(1_000 * MS, 1.0, 900 * MS, at_ns)
+    assert pacer.thinning == 1.0
 
 
 def test_what_uploads_take_thins_nothing() -> None:
