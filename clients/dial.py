@@ -41,6 +41,7 @@ SERVER_MESSAGE_BYTES_MAX = 1024 * 1024
 OPEN_TIMEOUT_S = 10.0
 READY_TIMEOUT_S = 30.0
 """A server that answers pings, and not what it is asked, hangs; its store may take seconds."""
+RESUME_QUERY = "resume=1"
 TLS_FAILED = 1015
 """RFC 6455 §7.4.1."""
 CLOSE_TIMEOUT_S = 2.0
@@ -101,11 +102,14 @@ def _is_loopback(host: str) -> bool:
 
 
 @asynccontextmanager
-async def dial(target: Endpoint) -> AsyncIterator[ClientConnection]:
-    """One connection. Raises: ServerRefused, ConnectionLost."""
+async def dial(target: Endpoint, *, is_resuming: bool = False) -> AsyncIterator[ClientConnection]:
+    """One connection; a server that takes no new sessions lets in who says that it comes back.
+
+    Raises: ServerRefused, ConnectionLost.
+    """
     try:
         socket = await connect(
-            target.uri,
+            _resuming(target.uri) if is_resuming else target.uri,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             compression=None,
             max_size=SERVER_MESSAGE_BYTES_MAX,
@@ -129,6 +133,10 @@ async def dial(target: Endpoint) -> AsyncIterator[ClientConnection]:
         yield socket
     finally:
         await socket.close()
+
+
+def _resuming(uri: str) -> str:
+    return uri + ("&" if urlsplit(uri).query else "?") + RESUME_QUERY
 
 
 def _tls_advice(error: ssl.SSLError) -> str:

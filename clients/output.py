@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from clients.live import CaptionFold
+from clients.live import CaptionFold, keep_event
 from streaming.events import (
     Degraded,
     Done,
@@ -18,7 +18,6 @@ from streaming.events import (
     Event,
     Final,
     Gap,
-    LanguageDetected,
     Revision,
 )
 from streaming.exports import FORMATS, Cue, Transcript
@@ -96,10 +95,10 @@ class TranscriptOutput:
             self._session_id = ready.session_id
 
     def event(self, event: Event) -> None:
-        if isinstance(event, Final | Revision | LanguageDetected | Gap | Done):
+        if isinstance(event, DurableEvent):
             if len(self._events) >= EVENTS_MAX:
                 raise OverflowError("too many events for one file; use --format ndjson")
-            self._events.append(event)
+            keep_event(self._events, event)
 
     def tick(self) -> None:
         pass
@@ -115,12 +114,14 @@ class LinesOutput:
     def __init__(self, sink: TextIO) -> None:
         self._sink = sink
         self._fold = CaptionFold()
+        self._last_seq = 0
 
     def message(self, text: str) -> None:
         pass
 
     def event(self, event: Event) -> None:
         self._fold.apply(event)
+        self._note_repeats(event)
         match event:
             case Final():
                 self._print_caption(event.caption_id)
@@ -142,6 +143,12 @@ class LinesOutput:
 
     def close(self) -> None:
         self._sink.flush()
+
+    def _note_repeats(self, event: Event) -> None:
+        if isinstance(event, DurableEvent):
+            if event.seq <= self._last_seq:
+                self._print("[the server lost its last captions before they were stored: again]")
+            self._last_seq = event.seq
 
     def _print_caption(self, caption_id: str) -> None:
         caption = self._fold.caption(caption_id)

@@ -3,9 +3,10 @@
 Owns: the connection, its tasks, and what must survive it (unacknowledged audio, the last ``seq``).
 One task sends and one reads, so neither waits for the other. May not know files, microphones or
 screens.
-Invariants: C1 each durable event is yielded exactly once, in order of ``seq``; C2 nothing is sent
-beyond the server's credit; C3 audio is kept until the server has stored it; C4 after an error
-both ``send`` and iteration raise that error.
+Invariants: C1 each durable event is yielded exactly once, in order of ``seq``; those that a server
+had shown and lost come again, made anew, and say so by their ``seq``; C2 nothing is sent beyond
+the server's credit; C3 audio is kept until the server has stored it; C4 after an error both
+``send`` and iteration raise that error.
 Bounds: unsent and unacknowledged audio by credit and ``backlog.BYTES_MAX`` (``send`` waits);
 events by ``EVENTS_MAX``: when the reader of this object is slow, passing events are dropped and
 the socket is not read until it catches up, so read events while you send.
@@ -29,7 +30,7 @@ from clients.dial import dial, endpoint, greet, refusal_of
 from clients.errors import CaptionStreamError, ConnectionLost, ServerRefused, StreamEnded
 from clients.reconnect import PROGRESS_UPTIME_NS, Retry, RetryBudget
 from streaming.errors import BadMessage
-from streaming.events import Done, Event, Final, Gap, LanguageDetected, Revision
+from streaming.events import Done, DurableEvent, Event
 from streaming.wire import (
     AUDIO_MESSAGE_BYTES_MAX,
     CHANNELS_MAX,
@@ -54,11 +55,9 @@ EVENTS_MAX = 1_024
 KEEPALIVE_S = 15.0
 """A muted talker says nothing, but a server closes connections that are idle for a minute."""
 MESSAGES_PER_SECOND = 250
-"""While catching up; half of what a server with default settings lets through."""
+"""Half of what a server with default settings lets through."""
 
 BYTES_PER_SAMPLE = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}
-
-_Durable = Final | Revision | LanguageDetected | Gap | Done
 
 
 def frame_bytes(audio: AudioFormat) -> int:
@@ -76,6 +75,11 @@ def message_bytes_max(audio: AudioFormat) -> int:
     size = frame_bytes(audio)
     most = (AUDIO_MESSAGE_BYTES_MAX - 1) // size * size if audio.tagged else AUDIO_MESSAGE_BYTES_MAX
     return min(size * audio.sample_rate, most)
+
+
+def _place_of(event: Event) -> int:
+    """The durable event that it is, or that it comes after."""
+    return event.seq if isinstance(event, DurableEvent) else event.after_seq
 
 
 class CaptionStream:
@@ -317,7 +321,7 @@ class CaptionStream:
         """Runs one connection to its end, and says why it ended."""
         self._last_notice = None
         try:
-            async with dial(self._endpoint) as socket:
+            async with dial(self._endpoint, is_resuming=self._ready is not None) as socket:
                 return await self._converse(socket)
         except CaptionStreamError as error:
             return error
@@ -352,13 +356,19 @@ class CaptionStream:
         except ValueError as error:
             raise ConnectionLost(str(error), close_code=4404) from None
         self._backlog.grant(ready.credit_until_frame)
-        # The server died before it could store the rest: it is made anew.
-        self._last_seq = min(self._last_seq, ready.seq)
+        self._forget_after(ready.seq)
         if self._ready is not None and ready.resume_from_frame > self._ready.resume_from_frame:
             self._budget.progressed()
         self._ready = ready
         self.connections += 1
         self._pulse()
+
+    def _forget_after(self, seq: int) -> None:
+        """The server died before it could store the rest: that is made anew."""
+        if seq < self._last_seq:
+            self._last_seq = seq
+            kept = (event for event in self._events if _place_of(event) <= seq)
+            self._events = deque(kept)
 
     async def _read_all(self, socket: ClientConnection) -> CaptionStreamError:
         """Returns, never raises, how it ended: the sender is then to be cancelled."""
@@ -386,8 +396,8 @@ class CaptionStream:
             if (item := self._backlog.take()) is not None:
                 await socket.send(item if isinstance(item, bytes) else encode_client_message(item))
                 quiet_since = loop.time()
-                if not self._backlog.is_sent:
-                    await asyncio.sleep(1 / MESSAGES_PER_SECOND)
+                # What comes meanwhile goes together, however small the pieces are.
+                await asyncio.sleep(self._message_seconds)
             elif self._has_end and self._backlog.is_sent and not end_sent:
                 end_sent = True
                 await socket.send(encode_client_message(End()))
@@ -395,6 +405,12 @@ class CaptionStream:
                 # Neither changes anything: no audio, or an end that was said before.
                 await socket.send(encode_client_message(End()) if end_sent else b"")
                 quiet_since = loop.time()
+
+    @property
+    def _message_seconds(self) -> float:
+        """Between two messages; each one counts, and a server sends away who sends too many."""
+        allowed = self.ready.limits.get("packets_per_second_max", 2 * MESSAGES_PER_SECOND)
+        return 1 / min(MESSAGES_PER_SECOND, max(1, allowed / 2))
 
     async def _changed_before(self, loop_time: float) -> bool:
         try:
@@ -424,7 +440,7 @@ class CaptionStream:
         self._pulse()
 
     async def _deliver(self, event: Event) -> None:
-        if not isinstance(event, _Durable):
+        if not isinstance(event, DurableEvent):
             if len(self._events) < EVENTS_MAX:
                 self._events.append(event)
                 self._pulse()

@@ -57,6 +57,8 @@ class LiveOutput:
     def event(self, event: Event) -> None:
         self._fold.apply(event)
         if isinstance(event, Final):
+            if event.caption_id in self._recent:  # it is made anew
+                self._recent.remove(event.caption_id)
             self._recent.append(event.caption_id)
             self._captioned_s = max(self._captioned_s, seconds(event.span.end))
             self._scroll(keep=RECENT_MAX)

@@ -6,17 +6,21 @@ The modules, from the outside in:
 - ``config``, ``setting_types``, ``presets``, ``settings_sources``: settings, and whence they come.
 - ``app``: wires everything, drains. ``engine_specs``: settings → what the workers load.
 - ``listener``: the open port. ``tls``: its certificate. ``systemd``: sockets handed over.
+- ``doorway``: connections that have not asked for anything yet.
 - ``auth``, ``limits``, ``admission``: who may connect, how fast, and whether there is room.
+- ``load``: what the engines have to do, and how late they are. ``overload``: what is done about it.
 - ``routes``: HTTP. ``subscription``: a session's events, read live by another.
 - ``socket``, ``connection``: one WebSocket of the native protocol.
 - ``protocols``: adapters for other wire formats; none yet.
-- ``hub``: the sessions in memory. ``live``: one of them, carried through waiting.
+- ``hub``: the sessions in memory. ``live``: one of them, carried through waiting. ``resuming``: who
+  comes back to one, here or from another server. ``deadlines``: when a pause is a talker's own.
 - ``store``, ``group_commit``, ``store_writes``, ``schema``, ``postgres``: sessions and durable
   events on disk.
 - ``retention``: what the store keeps and for how long. ``spool``: captions shown before they are
   stored.
 - ``dispatch``: jobs to workers, answers back. ``workers``: supervised engine processes.
-- ``cpu_budget``: how many processors there really are. ``memory``: giving it back when freed.
+- ``cpu_budget``: how many processors there really are. ``memory``: how much there is and is used,
+  and giving it back when freed.
 - ``worker_frames``, ``worker_main``: what crosses to a worker process, and its entry point.
 - ``engines``: one file per model family; the only place that imports model libraries, and only
   inside worker processes.

@@ -228,7 +228,7 @@ class Connection:
         self._live, self._log = live, _log.bind(session_id=live.id)
         self._with_words = live.session.start.words
         live.listen(self._wakeup.set)
-        live.attach(self._dismiss, ready.seq)
+        live.attach(self._dismiss, ready.seq, self._ws.probe)
         self._cursor = live.session.log.cursor(ready.seq)
         self._notify(ready)
         live.step()
@@ -301,6 +301,15 @@ class Connection:
         is_over = live.session.is_read and not live.session.is_waiting_for_reader
         return live.is_settled and is_over and not self._notices
 
+    @property
+    def session_id(self) -> str | None:
+        """Of the session that it talks for; None before there is one."""
+        return None if self._live is None else self._live.id
+
+    def send_away(self, error: CaptiondError) -> None:
+        """There is no room for it just now. Its session stays, and can be resumed."""
+        self._fail(error)
+
     def close_for_drain(self) -> None:
         """Everything that could be said has been said."""
         self._fail(Draining("the server is going down; resume there or on another one"))
@@ -326,6 +335,7 @@ class Connection:
                 await self._close()
         except TimeoutError:
             self._log.info("client reads nothing", seconds=WRITE_SECONDS_MAX)
+            self._desk.metrics.slow_readers.inc()
             self._ws.abort()
         except ConnectionError as error:
             self._log.debug("socket gone while writing", reason=str(error))

@@ -1,17 +1,15 @@
-"""The sessions in memory: opened, resumed, finished, counted.
+"""The sessions in memory: opened, adopted, finished, counted.
 
 Owns the table of live sessions and the way a new one is made from settings and engines. Knows no
-sockets; admission is ``admission.py``'s decision.
-
-Invariant H1: a session id is found by its tenant and its token only; every other asker gets the
-same answer as for an id that never was.
+sockets; admission is ``admission.py``'s decision, and who may come back to a session is for
+``resuming.py`` to say.
 """
 
 import asyncio
 import contextlib
 import secrets
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,28 +17,20 @@ from datetime import UTC, datetime
 import structlog
 
 from server.admission import Admission
-from server.auth import check_resume_token, hash_resume_token, new_resume_token
+from server.auth import hash_resume_token, new_resume_token
 from server.config import BUFFER_MARGIN_S, WINDOW_CAP_S_MAX, Settings
 from server.dispatch import Dispatcher, Outcome
 from server.live import Ending, LiveSession, Services
-from server.store import (
-    FIRST_EPOCH,
-    Resumable,
-    SessionRecord,
-    StaleOwner,
-    StoreError,
-    TranscriptStore,
-)
+from server.resuming import Returns
+from server.store import FIRST_EPOCH, Resumable, SessionRecord, StoreError, TranscriptStore
 from server.telemetry import Metrics
-from streaming.checkpoint import Checkpoint, UnusableCheckpoint, decode
+from streaming.checkpoint import Checkpoint
 from streaming.endpointing import EndpointingOptions
 from streaming.engines import DiarizerProfile
 from streaming.errors import (
     CaptiondError,
     Draining,
     Overloaded,
-    SessionExpired,
-    Superseded,
     UnknownSession,
     UnsupportedOption,
 )
@@ -59,8 +49,6 @@ from streaming.wire import (
     Start,
 )
 
-OVER_MAX = 1_024
-"""More than end while one write waits for the store."""
 PROTOCOL = "captiond"
 CLOSE_SECONDS_MAX = 1.0
 """At the end of a drain, for the records of sessions that nobody can come back to."""
@@ -126,20 +114,6 @@ def utc_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _checkpoint_of(found: Resumable) -> Checkpoint | None:
-    """None where nothing had happened yet. Raises: SessionExpired."""
-    if found.checkpoint is None and found.last_seq == 0:
-        return None
-    try:
-        return decode(found.checkpoint or b"")
-    except UnusableCheckpoint as error:
-        reason = str(error)
-        _log.error("a session cannot go on", session_id=found.record.session_id, reason=reason)
-        raise SessionExpired(
-            "this session was left by another version of the server; start a new one"
-        ) from None
-
-
 class Hub:
     """All live sessions of one server process."""
 
@@ -153,16 +127,14 @@ class Hub:
         self._engines: EnginesInUse | None = None
         self._services: Services | None = None
         self._thinning = 1.0
-        self._takeover = asyncio.Lock()
-        self._over: deque[str] = deque(maxlen=OVER_MAX)
-        """Sessions that ended here a moment ago: the store may not have heard of it yet."""
+        self._returns = Returns(store, self)
         metrics.session_capacity.set(settings.sessions_max)
 
     def serve_with(self, engines: EnginesInUse, dispatcher: Dispatcher) -> None:
         """The engines are ready: sessions may be opened."""
         self._engines = engines
         self._services = Services(
-            dispatcher, self.store, self.metrics, self._settings.resume_window_s, self._forget
+            dispatcher, self.store, self.metrics, self._settings.resume_window_s, self.forget
         )
 
     @property
@@ -193,7 +165,7 @@ class Hub:
         or the next one. Ends its readers too."""
         lives = tuple(self.sessions)
         for live in lives:
-            self._forget(live, "drained", Draining("the server has gone down"))
+            self.forget(live, "drained", Draining("the server has gone down"))
         records = (live.give_up() for live in lives)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS_MAX):
@@ -307,80 +279,24 @@ class Hub:
         self._engines.check_guidance(message)
 
     async def resume(self, message: Resume, tenant: str) -> tuple[LiveSession, Ready]:
-        """Raises: Draining; UnknownSession, the same for a wrong id, token or owner;
-        SessionExpired for the holder of a session that is over; StoreError.
-        """
+        """Raises: Draining, and the errors of ``Returns.find``."""
         if self.is_draining:
             raise Draining("the server is going down; start a new session on another one")
-        live = await self._still_mine(message.session_id)
-        record = live.record if live else await self.store.session(message.session_id)
-        token_hash = record.resume_token_hash if record else hash_resume_token("none")
-        is_holder = check_resume_token(message.resume_token, token_hash)
-        if record is not None and is_holder and record.tenant == tenant:
-            live = live or await self._taken_over(record)
-            if live is not None and not live.is_expired:
-                _log.info("session resumed", session_id=live.id, was_attached=live.is_attached)
-                seq = min(message.last_seq, live.session.log.shown_seq)
-                return live, self._ready(live, message.resume_token, seq=seq)
-            raise SessionExpired(
-                "this session is over; start a new one (its transcript is at "
-                f"/v1/sessions/{record.session_id}/transcript)"
-            )
-        raise UnknownSession(
-            "no session with this id and token is waiting; start a new one (its transcript, "
-            "if it ever was yours, is at /v1/sessions)"
-        )
+        live = await self._returns.find(message, tenant)
+        _log.info("session resumed", session_id=live.id, was_attached=live.is_attached)
+        # Who has read the end is told it again: the close comes behind it.
+        seq_max = live.session.log.shown_seq - live.is_over
+        return live, self._ready(live, message.resume_token, seq=min(message.last_seq, seq_max))
 
-    async def _still_mine(self, session_id: str) -> LiveSession | None:
-        """The session that is here, unless another server has taken it over meanwhile."""
-        live = self._live.get(session_id)
-        if live is None:
-            return None
-        try:
-            found = await self.store.load_resumable(session_id)
-        except StoreError:
-            return self._live.get(session_id)  # nobody can take anything over now
-        # What is not open any more, and did not end here, was ended by its next owner.
-        is_elsewhere = not live.is_over if found is None else found.epoch != live.epoch
-        if is_elsewhere and self._live.get(session_id) is live:
-            taken = Superseded("another server has taken this session over")
-            self._forget(live, "superseded", taken)
-        return self._live.get(session_id)
-
-    async def _taken_over(self, record: SessionRecord) -> LiveSession | None:
-        """The session as its last owner left it, who may be dead or not; None where it is over.
-
-        Raises: the errors of ``admit``, SessionExpired, StoreError.
-        """
-        async with self._takeover:  # of two who come for one session, the second finds it here
-            live = self._live.get(record.session_id)
-            if live is not None:
-                return live
-            try:
-                return await self._claimed(record)
-            except StaleOwner:
-                # Claimed or ended between the look and the claim: which one a second look tells.
-                return await self._claimed(record)
-
-    async def _claimed(self, record: SessionRecord) -> LiveSession | None:
-        found = await self.store.load_resumable(record.session_id)
-        if found is None or record.session_id in self._over:
-            return None
-        self.admit(record.tenant)
-        _checkpoint_of(found)
-        return self._gone_on_with(await self.store.claim(record.session_id, found.epoch))
-
-    def _gone_on_with(self, claimed: Resumable) -> LiveSession:
+    def adopt(self, left: Resumable, checkpoint: Checkpoint | None) -> LiveSession:
+        """Have a session as its last owner left it."""
         assert self._services is not None
-        record = claimed.record
+        record = left.record
         start = Start.model_validate(record.options)
-        session = self._session(
-            record.session_id, start, epoch=claimed.epoch, checkpoint=_checkpoint_of(claimed)
-        )
-        live = LiveSession(session, record, self._services, epoch=claimed.epoch)
+        session = self._session(record.session_id, start, epoch=left.epoch, checkpoint=checkpoint)
+        live = LiveSession(session, record, self._services, epoch=left.epoch)
         self._live[record.session_id] = live
         self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))
-        _log.info("session taken over", session_id=live.id, epoch=claimed.epoch)
         return live
 
     def _ready(self, live: LiveSession, token: str, *, seq: int) -> Ready:
@@ -420,14 +336,15 @@ class Hub:
         for live in self._live.values():
             live.session.pace_partials(thinning)
 
-    def _forget(
+    def forget(
         self, live: LiveSession, ending: Ending, reason: CaptiondError | None = None
     ) -> None:
+        """Take a session out of memory; ``reason`` is for its talker."""
         if self._live.get(live.id) is not live:
             return  # forgotten already; what has its id now goes on
         del self._live[live.id]
         if ending not in ("superseded", "drained"):
-            self._over.append(live.id)
+            self._returns.note_over(live.id)
         live.close(reason)
         self.metrics.sessions.labels(PROTOCOL, ending).inc()
         self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))
@@ -441,6 +358,6 @@ class Hub:
         """The session was deleted: what it still holds in memory goes too."""
         live = self._live.get(session_id)
         if live is not None:
-            self._forget(
+            self.forget(
                 live, "deleted", UnknownSession("this session was deleted; start a new one")
             )

@@ -16,12 +16,13 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal, Protocol
 
 import structlog
 
+from server.deadlines import DeadlineTimer, Probe
 from server.dispatch import Dispatcher, Outcome
 from server.spool import SessionSpool, Spool
 from server.store import (
@@ -103,15 +104,14 @@ class LiveSession:
         self._spool = SessionSpool(session.log, services.spool)
         self._is_degraded = False
         """Readers were told that captions are not stored, and not yet that they are again."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_ns = 0
+        self._deadline = DeadlineTimer(session, self._on_deadline)
         self._expiry: asyncio.TimerHandle | None = None
         self._seen_end = 0
         """Of the log, when the readers were last woken."""
         self._speech_shown_ns: int | None = None
         self._has_shown_words = False
-        self._is_recorded = False
-        """The store was told of the end."""
+        self._is_repeated = self._is_recorded = record.state != "open"
+        """It had ended before this server had it; the store was told of the end."""
         self.is_store_refusing = False
         """The last write failed and is tried again."""
         self.is_expired = False
@@ -151,7 +151,7 @@ class LiveSession:
     def unlisten(self, wake: Callable[[], None]) -> None:
         self._listeners.discard(wake)
 
-    def attach(self, dismiss: Dismiss, last_seq: int) -> None:
+    def attach(self, dismiss: Dismiss, last_seq: int, probe: Probe | None = None) -> None:
         """A connection takes the session over; the one before it is told."""
         if self._dismiss is not None:
             self._dismiss(Superseded("another connection has taken this session over"))
@@ -161,6 +161,7 @@ class LiveSession:
             self._expiry.cancel()
             self._expiry = None
         self.session.attach(time.monotonic_ns(), last_seq)
+        self._deadline.use(probe, has_come_back=self.session.frames_received > 0)
 
     def detach(
         self, dismiss: Dismiss, *, is_delivered: bool = False, is_known: bool = True
@@ -174,6 +175,7 @@ class LiveSession:
             return
         self._dismiss = None
         self.session.detach()
+        self._deadline.use(None, has_come_back=False)
         if is_delivered:
             self._services.forget(self, "done")
         elif is_known:
@@ -203,10 +205,11 @@ class LiveSession:
     def receive_audio(self, data: bytes) -> None:
         """Take a packet, and ask voice activity about it where that is due.
 
-        Nothing else can follow from audio alone, so a packet costs no full step.
+        Nothing else can follow from audio alone, so a packet costs no full step. After the last
+        event there is nothing that audio could be for: a resumed client's half frame, say.
         Raises: the errors of ``Session.receive_audio``.
         """
-        if self.is_gone:
+        if self.is_gone or self.is_over:
             return
         now_ns = time.monotonic_ns()
         self.session.receive_audio(data, now_ns)
@@ -214,10 +217,9 @@ class LiveSession:
             lost = self._services.dispatcher.submit(self.session.take_activity_jobs(now_ns))
             for job in lost:
                 self.session.receive_failure(job.number)
+            self._deadline.note_audio(now_ns)
             if lost:
                 self._advance()
-            elif self._timer is None:
-                self._arm(now_ns)
 
     def _advance(self) -> None:
         now_ns = time.monotonic_ns()
@@ -226,7 +228,7 @@ class LiveSession:
             for job in lost:
                 self.session.receive_failure(job.number)
         self._store_news()
-        self._arm(now_ns)
+        self._deadline.arm(now_ns)
         self._wake_for_news()
         if self.is_expired and self.is_over:
             self._services.forget(self, "expired")
@@ -262,21 +264,9 @@ class LiveSession:
                     outcome.job.number, outcome.answers, outcome.engine_ns, time.monotonic_ns()
                 )
 
-    def _arm(self, now_ns: int) -> None:
-        """A timer that comes too early only looks again: packets move the deadline all the time."""
-        deadline_ns = self.session.deadline_ns
-        if deadline_ns is None or (self._timer is not None and self._timer_ns <= deadline_ns):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_ns = deadline_ns
-        delay_s = max(0, deadline_ns - now_ns) / 1e9
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_deadline)
-
-    def _on_deadline(self) -> None:
-        self._timer = None
+    def _on_deadline(self, now_ns: int) -> None:
         with self._contained():
-            self.session.handle_deadline(time.monotonic_ns())
+            self.session.handle_deadline(now_ns)
         self.step()
 
     # Storing
@@ -328,8 +318,15 @@ class LiveSession:
         return lambda: append(checkpoint=body, is_retry=next(tries) > 0)
 
     def _finish(self, state: SessionState, ended_at: datetime) -> Callable[[], Awaitable[None]]:
-        finish = self._services.store.finish_session
-        return lambda: finish(self.id, state, ended_at, epoch=self.epoch)
+        finish = partial(self._services.store.finish_session, self.id, state, ended_at)
+        window = timedelta(seconds=self._services.resume_window_s)
+
+        def write() -> Awaitable[None]:
+            # The talker may not have read the end when this server dies.
+            until = datetime.now(UTC) + window if state == "done" else None
+            return finish(epoch=self.epoch, resumable_until=until)
+
+        return write
 
     async def give_up(self) -> None:
         """The server goes down: where nobody can come back to the session, it ends here.
@@ -433,9 +430,9 @@ class LiveSession:
     def close(self, reason: CaptiondError | None) -> None:
         """Out of memory: no timer calls back, no reader waits; what is not stored still will be."""
         self.is_gone = True
-        for timer in (self._timer, self._expiry):
-            if timer is not None:
-                timer.cancel()
+        self._deadline.cancel()
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._services.dispatcher.forget(self.id)
         self._store_news()
         self._spool.close()
@@ -447,6 +444,8 @@ class LiveSession:
         self._wake()
 
     def _count_at_the_end(self) -> None:
+        if self._is_repeated:
+            return  # it was counted where it ended
         stats, metrics = self.session.stats, self._services.metrics
         metrics.audio_silent_seconds.inc(self.session.silent_samples / SAMPLE_RATE_HZ)
         metrics.results_superseded.inc(stats.superseded_results)

@@ -1,8 +1,9 @@
 """What the store keeps, and for how long: a sweep now and then.
 
 Owns the timing and the bounds of a sweep; what is deleted and how is the store's. A sweep says that
-this server is alive, closes what servers that died have left open, deletes what is past its time in
-small transactions, and takes what was erased out of the log.
+this server is alive, closes what servers that died have left open, erases the checkpoints of ended
+sessions that nobody comes back to, deletes what is past its time in small transactions, and takes
+what was erased out of the log.
 Invariants: R1 a sweep never holds captions up for longer than one small transaction; R2 a sweep
 that fails is logged, and the next one does its work.
 """
@@ -78,6 +79,7 @@ class Retention:
         await self._store.note_alive(now)
         await self._close_interrupted(now)
         await self._close_strays(now)
+        await self._store.erase_checkpoints(now)
         if self._options.keep is not None:
             await self._delete_before(now - self._options.keep)
         await self._store.scrub()
@@ -99,7 +101,7 @@ class Retention:
         strays = await self._store.open_here() - self._held()
         for session_id in strays & self._strays:
             found = await self._store.load_resumable(session_id)
-            if found is not None:
+            if found is not None and found.record.state == "open":
                 epoch = found.epoch
                 await self._store.finish_session(session_id, "interrupted", now, epoch=epoch)
                 _log.warning("a session that nobody held is closed", session_id=session_id)

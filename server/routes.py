@@ -225,7 +225,7 @@ class Routes:
         """Server-sent events for readers besides the talker."""
         record = await self._owned(request)
         live = self._hub.find(record.session_id)
-        return await subscribe(request, self._hub.store, record.session_id, live)
+        return await subscribe(request, self._hub.store, record.session_id, live, self._hub.metrics)
 
     async def _all_events(self, session_id: str) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = []

@@ -70,10 +70,12 @@ sessions = Table(
     Column("owner", Text, nullable=False),
     Column("owner_epoch", BigInteger, nullable=False),
     Column("checkpoint", LargeBinary),
+    Column("resumable_until_us", BigInteger),
 )
 """``last_seq`` is the newest event's: it makes a gap visible before it is stored. ``owner`` is the
 server that has the session in memory, ``owner_epoch`` counts its owners; ``checkpoint`` is what the
-next one needs to go on, and null once nobody can."""
+next one needs to go on, and null once nobody can. ``resumable_until_us`` is for a session that is
+done: until then its client may come for what it has not read."""
 
 events = Table(
     "events",
@@ -132,7 +134,14 @@ _OWNERS = (
     )""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _OWNERS)
+_DONE_AND_UNREAD = (
+    "ALTER TABLE sessions ADD COLUMN resumable_until_us BIGINT",
+    # The few that are waited for: a sweep looks at no others.
+    """CREATE INDEX sessions_resumable ON sessions (resumable_until_us)
+        WHERE resumable_until_us IS NOT NULL""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _OWNERS, _DONE_AND_UNREAD)
 """Statements that lead from version n to n + 1, for each n from 0."""
 
 

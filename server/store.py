@@ -89,7 +89,7 @@ class SessionCursor:
 
 @dataclass(frozen=True, slots=True)
 class Resumable:
-    """An open session as its next owner finds it."""
+    """A session as its next owner finds it, open, or done and perhaps not read."""
 
     record: SessionRecord
     epoch: int
@@ -196,26 +196,41 @@ class TranscriptStore:
         ended_at: datetime,
         *,
         epoch: int = FIRST_EPOCH,
+        resumable_until: datetime | None = None,
     ) -> None:
-        """Close the session and erase its checkpoint; ``scrub`` then takes it out of the log too.
+        """Close the session.
 
+        ``resumable_until``: its checkpoint stays until then, for a client that has not read the
+        end. Without it the checkpoint is erased; ``scrub`` then takes it out of the log too.
         Raises: StaleOwner; StoreError for an unknown session.
         """
         table = schema.sessions
+        values: dict[str, Any] = {"state": state, "ended_at_us": microseconds(ended_at)}
+        if resumable_until is None:
+            values["checkpoint"] = None
+        else:
+            values["resumable_until_us"] = microseconds(resumable_until)
         statement = (
             update(table)
             .where(table.c.session_id == session_id, table.c.owner_epoch == epoch)
-            .values(state=state, ended_at_us=microseconds(ended_at), checkpoint=None)
+            .values(values)
         )
         try:
             await self._writer.submit(Change((statement,), f"no session {session_id}", session_id))
         finally:
             self._is_log_dirty = True
 
-    async def load_resumable(self, session_id: str) -> Resumable | None:
-        """What a server needs to go on with a session; None where it is unknown or not open."""
+    async def load_resumable(
+        self, session_id: str, now: datetime | None = None
+    ) -> Resumable | None:
+        """What a server needs to go on with a session; None where it is unknown or over.
+
+        One that is done is over when nobody may come for its end any more.
+        """
         table = schema.sessions
-        query = select(table).where(table.c.session_id == session_id, table.c.state == "open")
+        now_us = microseconds(now or datetime.now(UTC))
+        is_resumable = (table.c.state == "open") | (table.c.resumable_until_us > now_us)
+        query = select(table).where(table.c.session_id == session_id, is_resumable)
         return next((_resumable(row) for row in await self._read(query)), None)
 
     async def claim(self, session_id: str, epoch: int) -> Resumable:
@@ -305,6 +320,18 @@ class TranscriptStore:
         closed = await self._writer.submit(Change(statements))
         self._is_log_dirty |= closed > 0
         return closed
+
+    async def erase_checkpoints(self, now: datetime) -> int:
+        """Those of sessions that are done and that nobody may come for now; returns how many."""
+        table = schema.sessions
+        statement = (
+            update(table)
+            .where(table.c.resumable_until_us <= microseconds(now))
+            .values(checkpoint=None, resumable_until_us=None)
+        )
+        erased = await self._writer.submit(Change((statement,)))
+        self._is_log_dirty |= erased > 0
+        return erased
 
     async def open_here(self) -> set[str]:
         """Ids of the open sessions that are this server's."""

@@ -25,8 +25,10 @@ Audio becomes utterances and windows
 
 Voices become speakers
 - ``turns``: frame activity of labelled chunks → speaker turns.
+- ``stitching``: overlapping chunks on a grid → who is active in each frame.
 - ``clustering``: embeddings → global speakers with stable numbers.
 - ``speakers``: one lane's evidence, questions and turns.
+- ``grid_speakers``: the same for a diarizer that looks at all audio.
 - ``attribution``: words × turns → the speaker of each word.
 - ``captions``: captions, and what was sent of them, so that it can be revised.
 
@@ -45,6 +47,7 @@ One lane, one session
 - ``lane``: the above wired together for one lane.
 - ``reading``: what the talker was given, and how late.
 - ``acking``: how far a client may go on, and when to tell.
+- ``naming``: what captions and speakers are called.
 - ``closing``: the last event.
 - ``checkpoint``: what a session that goes on after a crash must know, as bytes.
 - ``keeping``: from where on a client must keep its audio.
@@ -53,5 +56,8 @@ One lane, one session
 Many sessions, and afterwards
 - ``batching``: which jobs go to an engine together.
 - ``pacing``: how far apart partials are while engine time is short.
+- ``suspicion``: whose jobs make calls fail.
+- ``retrying``: what goes to an engine once more, or in parts.
+- ``stalling``: when a stage counts as one that does not answer.
 - ``exports``: events → JSON, TXT, SRT, VTT, RTTM, STM, CTM, SegLST.
 """

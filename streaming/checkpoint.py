@@ -54,6 +54,7 @@ class Checkpoint(BaseModel):
     stats: SessionStats
     intake: TaggedState | None = None
     lanes: tuple[LaneState, ...] = ()
+    """None once it is done: whoever goes on with it repeats its events, and knows no voice."""
 
 
 def first_checkpoint(start: Start, seed: int) -> Checkpoint:

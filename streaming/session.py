@@ -26,6 +26,7 @@ from streaming.jobs import PATIENCE_NS, STAGE_OF_KIND, Answer, Job, JobKind
 from streaming.keeping import Keeper, SavedPoint
 from streaming.lagging import LagNotice
 from streaming.lane import Lane, LaneOptions
+from streaming.naming import Names
 from streaming.publishing import SessionScope
 from streaming.reading import TalkerReading, WordDelay
 from streaming.timeline import SAMPLE_RATE_HZ
@@ -80,8 +81,9 @@ class Session:
         self.stats = held.stats
         audio = start.audio
         self.speech = held.speech
+        self._names = Names(held.captions, held.speakers)
         self._scope = SessionScope(
-            self.log, self.stats, self.speech, self._new_caption_id, self._new_speaker_name
+            self.log, self.stats, self.speech, self._names.new_caption, self._new_speaker_name
         )
         # The credit of a tagged session is one for all its lanes: one of them may use all of it.
         lanes_max = CHANNELS_MAX if audio.tagged else 1
@@ -89,7 +91,6 @@ class Session:
             start, options.buffer_samples * lanes_max + BUFFER_MARGIN_SAMPLES
         )
         self._lanes: dict[int, Lane] = {}
-        self._captions, self._speakers = held.captions, held.speakers
         self._thinning = 1.0
         self._stirred: dict[int, Lane] = {}
         """Lanes that something happened to since they had nothing to ask; a packet is one's."""
@@ -420,6 +421,8 @@ class Session:
         return news
 
     def _ack_news(self) -> Ack | None:
+        if self.state is SessionState.DONE:
+            return None  # the last event says as much
         return self._acks.news(
             self.stored_through_frame,
             self.credit_until_frame,
@@ -447,12 +450,12 @@ class Session:
             heard_frames=keeper.heard_frames,
             credit_frame=self._credit.frame,
             is_done=is_done,
-            captions=self._captions,
-            speakers=self._speakers,
+            captions=self._names.captions,
+            speakers=self._names.speakers,
             speech=self.speech,
             stats=self.stats,
             intake=self._intake.state(keeper.taken_frame),
-            lanes=tuple(lane.state(voices_bytes_max) for lane in lanes),
+            lanes=() if is_done else tuple(lane.state(voices_bytes_max) for lane in lanes),
         )
         return SavedPoint(held.frame, encode(held))
 
@@ -462,17 +465,10 @@ class Session:
 
     # Its own affairs
 
-    def _new_caption_id(self) -> str:
-        self._captions += 1
-        return f"c{self._captions}"
-
     def _new_speaker_name(self) -> str:
         """The next of S1, S2 … that no lane has, or spoke under, as its given name."""
-        given = set().union(*(lane.given_names for lane in self._lanes.values()))
-        self._speakers += 1
-        while f"S{self._speakers}" in given:
-            self._speakers += 1
-        return f"S{self._speakers}"
+        given = (lane.given_names for lane in self._lanes.values())
+        return self._names.new_speaker(set[str | None]().union(*given))
 
     def _finish(self, now_ns: int) -> None:
         """Move on from ENDING: first the words, then the speakers, then the last event."""

@@ -5,6 +5,7 @@ import sys
 
 import soundfile
 
+from clients.live import keep_event
 from clients.stream import CaptionStream
 from streaming.events import DurableEvent, Final
 from streaming.exports import Transcript, to_srt
@@ -27,7 +28,7 @@ async def caption(path: str, url: str) -> str:
             tasks.create_task(send())
             async for event in stream:  # ends after Done
                 if isinstance(event, DurableEvent):
-                    events.append(event)
+                    keep_event(events, event)
                 if isinstance(event, Final):
                     print(event.speaker or "?", event.text, file=sys.stderr)
 

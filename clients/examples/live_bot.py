@@ -13,7 +13,7 @@ from pathlib import Path
 import soundfile
 
 from clients.errors import CaptionStreamError
-from clients.live import CaptionFold
+from clients.live import CaptionFold, keep_event
 from clients.stream import CaptionStream
 from streaming.events import Done, DurableEvent, Event, Final, Gap, Partial, Revision
 from streaming.exports import Transcript, to_vtt
@@ -69,7 +69,7 @@ async def caption(url: str, sound: soundfile.SoundFile, seconds: float) -> str:
         async for event in stream:
             fold.apply(event)
             if isinstance(event, DurableEvent):
-                durable.append(event)
+                keep_event(durable, event)
             if shown := line(event, fold):
                 print(shown, flush=True)
     print(f"session {stream.ready.session_id}, connections: {stream.connections}")

@@ -96,6 +96,7 @@ function startMessage(format) {
 
 function takeReady(run, ready) {
   run.engines = Object.values(ready.engines).filter((name) => name && name !== "none");
+  view.forgetAfter(ready.seq);
   if (lastSession) return;
   lastSession = ready.session_id;
   element("welcome").hidden = true;

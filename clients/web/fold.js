@@ -1,9 +1,12 @@
 // Messages folded into what a viewer should see now; clients/live.py is the same in Python.
 //
-// Bounds: CAPTIONS_MAX finals (the oldest go first), OPEN_PER_LANE_MAX open lines per lane.
+// Bounds: CAPTIONS_MAX finals (the oldest go first), OPEN_PER_LANE_MAX open lines per lane,
+// UNDOABLE_MAX changes that can be taken back.
 
 export const CAPTIONS_MAX = 2000;
 const OPEN_PER_LANE_MAX = 4;
+// A server shows at most 512 events of a session that its store has not taken.
+const UNDOABLE_MAX = 1024;
 
 export class CaptionFold {
   constructor() {
@@ -11,6 +14,7 @@ export class CaptionFold {
     this.open = new Map();
     this.dropped = 0;
     this.done = null;
+    this.undo = [];
   }
 
   /** Takes one message; returns the id of the caption that is new or changed, else null. */
@@ -26,6 +30,27 @@ export class CaptionFold {
         return null;
       default: return null;
     }
+  }
+
+  /**
+   * The server died before it could store what came after this event, and makes it anew: as if it
+   * had never come. Returns the ids of the captions that are gone or changed.
+   */
+  forgetAfter(seq) {
+    const changed = new Set();
+    while (this.undo.length && this.undo.at(-1).seq > seq) {
+      const { id, before } = this.undo.pop();
+      changed.add(id);
+      if (before === null) this.captions.delete(id);
+      else if (this.captions.has(id)) this.captions.set(id, before);
+    }
+    if (changed.size) this.open.clear();
+    return changed;
+  }
+
+  note(seq, id, before) {
+    this.undo.push({ seq, id, before });
+    if (this.undo.length > UNDOABLE_MAX) this.undo.shift();
   }
 
   get openLines() {
@@ -48,6 +73,7 @@ export class CaptionFold {
     this.closeLines(final.lane, final.start + 0.0005);
     this.open.delete(final.caption_id);
     this.captions.set(final.caption_id, { ...final, rev: 0 });
+    this.note(final.seq, final.caption_id, null);
     while (this.captions.size > CAPTIONS_MAX) {
       this.captions.delete(this.captions.keys().next().value);
       this.dropped += 1;
@@ -58,10 +84,12 @@ export class CaptionFold {
   applyRevision(revision) {
     const caption = this.captions.get(revision.caption_id);
     if (!caption || revision.rev <= caption.rev) return null;
-    caption.rev = revision.rev;
-    for (const run of revision.runs) {
-      for (const word of caption.words.slice(run.from_word, run.to_word)) word.speaker = run.speaker;
-    }
+    const words = caption.words.map((word, index) => {
+      const run = revision.runs.findLast((one) => one.from_word <= index && index < one.to_word);
+      return run ? { ...word, speaker: run.speaker } : word;
+    });
+    this.captions.set(revision.caption_id, { ...caption, words, rev: revision.rev });
+    this.note(revision.seq, revision.caption_id, caption);
     return revision.caption_id;
   }
 

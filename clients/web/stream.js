@@ -206,7 +206,7 @@ export class CaptionStream {
       const protocols = [SUBPROTOCOL];
       if (this.key) protocols.push(`captiond.key.${base64Url(this.key)}`);
       const scheme = location.protocol === "https:" ? "wss" : "ws";
-      const socket = new WebSocket(`${scheme}://${location.host}${PATH}`, protocols);
+      const socket = new WebSocket(`${scheme}://${location.host}${this.path()}`, protocols);
       const openedMs = performance.now();
       let notice = null;
       this.socket = socket;
@@ -233,12 +233,17 @@ export class CaptionStream {
     const lost = lostBy(1006, "", null);
     try {
       const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
-      const response = await fetch(PATH, { headers });
+      const response = await fetch(this.path(), { headers });
       const { code, message, retry_after_ms: after } = await response.json();
       return new StreamError(code, message, CLOSE_CODE_OF[code] ?? 1008, after);
     } catch {
       return lost;
     }
+  }
+
+  /** A server that takes no new sessions lets in who says that it comes back. */
+  path() {
+    return this.session ? `${PATH}?resume=1` : PATH;
   }
 
   greeting() {
@@ -300,12 +305,15 @@ export class CaptionStream {
   async pump(socket) {
     let endSent = false;
     let quietSinceMs = performance.now();
+    let dueMs = 0;
     const isOpen = () => this.socket === socket && socket.readyState === WebSocket.OPEN;
     while (isOpen()) {
       if (socket.bufferedAmount > SOCKET_BUFFER_MAX) {
         await wait(20);
         continue;
       }
+      // What comes meanwhile goes together, however small the packets are.
+      if (performance.now() < dueMs) await wait(dueMs - performance.now());
       const message = this.nextMessage(endSent, performance.now() - quietSinceMs > KEEPALIVE_MS);
       if (message === null) {
         await Promise.race([this.changed(), wait(KEEPALIVE_MS / 3)]);
@@ -314,8 +322,14 @@ export class CaptionStream {
       endSent = endSent || message === END;
       socket.send(message);
       quietSinceMs = performance.now();
-      if (!this.backlog.isSent) await wait(1000 / MESSAGES_PER_SECOND);
+      dueMs = quietSinceMs + 1000 / this.messagesPerSecond();
     }
+  }
+
+  /** Each one counts, and a server sends away who sends too many. */
+  messagesPerSecond() {
+    const allowed = this.session.limits.packets_per_second_max ?? 2 * MESSAGES_PER_SECOND;
+    return Math.min(MESSAGES_PER_SECOND, Math.max(1, allowed / 2));
   }
 
   nextMessage(endSent, isQuiet) {

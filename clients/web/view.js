@@ -38,6 +38,7 @@ export class CaptionView {
     this.fold = new CaptionFold();
     this.speakers = new Map();
     this.items = new Map();
+    this.announcedEnds = new Map();
     this.list.replaceChildren();
     this.openBox.replaceChildren();
     element("announcer").replaceChildren();
@@ -55,6 +56,19 @@ export class CaptionView {
     if (message.type !== "revision") this.drawOpen();
     this.trim();
     this.follow(wasNearEnd);
+  }
+
+  /** The server makes anew what came after this event. */
+  forgetAfter(seq) {
+    for (const id of this.fold.forgetAfter(seq)) {
+      if (this.fold.captions.has(id)) {
+        this.drawCaption(id);
+      } else {
+        this.items.get(id)?.remove();
+        this.items.delete(id);
+      }
+    }
+    this.drawOpen();
   }
 
   speaker(id) {
@@ -121,6 +135,9 @@ export class CaptionView {
   }
 
   announce(caption) {
+    // What a server makes anew was read out before.
+    if (caption.end <= (this.announcedEnds.get(caption.lane) ?? -1)) return;
+    this.announcedEnds.set(caption.lane, caption.end);
     const said = document.createElement("p");
     const parts = speakerRuns(caption).map((run) => (
       run.speaker ? `${this.speaker(run.speaker).name}: ${run.text}` : run.text));

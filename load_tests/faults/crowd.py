@@ -4,7 +4,9 @@ Owns: sessions through the client library, which resumes by itself, and the acco
 received against what was said. Knows nothing of what is broken, or how.
 Invariants: T1 whoever has finished a session begins another one until it is enough, so that the
 same number talks at any moment; T2 every session that was begun is judged, also one that failed;
-T3 a final counts as the user of the library got it, so a word that is yielded twice is doubled.
+T3 a final counts as the user of the library got it, so a word that is yielded twice is doubled; T4
+a word counts as cut, and not as lost, only where this program itself stood still at that time: a
+talker who says nothing for a second has paused, and may do so in the middle of a word.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import add
 from typing import Self
 
@@ -32,6 +34,12 @@ from streaming.wire import Start
 AUDIO_SECONDS = (15.0, 120.0)
 """Of one session: the short ones so that beginnings and ends are met as well, the long ones to be
 met several times."""
+WORDS_NAMED_MAX = 20
+LOOK_SECONDS = 0.05
+STALL_SECONDS = 0.5
+"""Half of what a server takes for a pause; the line adds to it."""
+STALL_REACH_SECONDS = 2.0
+"""So long before its words came a stall may have cut them off."""
 FAILURES_MAX = 3
 """Of one talker, one after the other; then nobody listens any more."""
 RETRY = Retry(
@@ -44,11 +52,16 @@ RETRY = Retry(
 """As stubborn as can be: what is measured is whether words are lost, not whether one gives up."""
 
 
+Stall = tuple[float, float]
+"""From when to when this program stood still; monotonic seconds."""
+
+
 @dataclass(slots=True)
 class Heard:
     """What came back from one session."""
 
     plan: StreamPlan
+    stalls: Sequence[Stall] = ()
     finals: list[FinalWord] = field(default_factory=list)
     last_seq: int = 0
     broken_seqs: int = 0
@@ -59,6 +72,9 @@ class Heard:
     """Error messages by code, those included that the client got over."""
     ready_s: float = 0.0
     """When its newest connection was made; monotonic."""
+    session_id: str = ""
+    places: list[tuple[int, int]] = field(default_factory=list)
+    """Of each connection: the seq and the frame from which it went on."""
     is_over: bool = False
     failure: str | None = "not finished in time"
     """Why there was no ``done``; None where there was."""
@@ -82,13 +98,45 @@ class Heard:
         if message["type"] != "ready":
             return False
         self.connections += 1
+        self.session_id = message["session_id"]
+        self.places.append((message["seq"], message["resume_from_frame"]))
         self.ready_s = time.monotonic()
         return True
 
     @property
     def mistakes(self) -> Mistakes:
+        """Without the words that were cut."""
         said = [(word.text, word.start) for word in self.plan.words]
-        return find_mistakes(self.plan.stream, said, self.finals)
+        found = find_mistakes(self.plan.stream, said, self.finals)
+        return replace(found, lost=found.lost - len(self.cut))
+
+    @property
+    def cut(self) -> list[str]:
+        """Words that are missing because their talker stood still inside them (T4)."""
+        came = {word.text: word.received_s for word in self.finals}
+        words = [came.get(word.text) for word in self.plan.words]
+        return [
+            word.text
+            for before, word, time_s, after in zip(
+                words, self.plan.words[1:], words[1:], words[2:], strict=False
+            )
+            if time_s is None and before is not None and after is not None
+            if any(a < after and before - STALL_REACH_SECONDS < b for a, b in self.stalls)
+        ]
+
+    @property
+    def damage(self) -> str | None:
+        """Which words went wrong, and where the session was gone on with; None where none did."""
+        if self.mistakes == Mistakes():
+            return None
+        came = Counter(word.text for word in self.finals) + Counter(self.cut)
+        lost = [f"{w.text} at {w.start}" for w in self.plan.words if not came[w.text]]
+        doubled = [w.text for w in self.plan.words if came[w.text] > 1]
+        return (
+            f"session {self.session_id}, stream {self.plan.stream} of {self.plan.samples} samples: "
+            f"lost {lost[:WORDS_NAMED_MAX]}, doubled {doubled[:WORDS_NAMED_MAX]}, "
+            f"connections from (seq, frame) {self.places}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +153,10 @@ class Tally:
     errors: dict[str, int]
     failures: tuple[str, ...]
     """One for each session that had no ``done``."""
+    damages: tuple[str, ...] = ()
+    """One for each session in which words went wrong."""
+    cut: int = 0
+    """Words that this program broke off itself, because it had no processor."""
 
     @classmethod
     def of(cls, heard: Sequence[Heard]) -> Self:
@@ -119,6 +171,8 @@ class Tally:
             failures=tuple(
                 f"stream {one.plan.stream}: {one.failure}" for one in heard if one.failure
             ),
+            damages=tuple(damage for one in heard if (damage := one.damage)),
+            cut=sum(len(one.cut) for one in heard),
         )
 
     @property
@@ -158,12 +212,25 @@ class Crowd:
         self.is_full = asyncio.Event()
         """So many sessions have been opened as there are talkers."""
         self.heard: list[Heard] = []
+        self._stalls: list[Stall] = []
 
     async def talk(self) -> None:
         """Returns when it is enough and everybody has finished, or when nobody gets through."""
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(self._talkers):
-                tasks.create_task(self._talk_on())
+        watch = asyncio.create_task(self._note_stalls())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self._talkers):
+                    tasks.create_task(self._talk_on())
+        finally:
+            watch.cancel()
+
+    async def _note_stalls(self) -> None:
+        while True:
+            before_s = time.monotonic()
+            await asyncio.sleep(LOOK_SECONDS)
+            now_s = time.monotonic()
+            if now_s - before_s > STALL_SECONDS:
+                self._stalls.append((before_s, now_s))
 
     def enough(self) -> None:
         """What is begun is said to its end, as fast as the server takes it."""
@@ -187,7 +254,7 @@ class Crowd:
             number = next(self._numbers)
             seconds = random.Random(f"{self._seed} {number}").uniform(*AUDIO_SECONDS)
             plan = plan_stream(CANONICAL, number, seconds=seconds, seed=self._seed)
-            heard = Heard(plan)
+            heard = Heard(plan, self._stalls)
             self.heard.append(heard)
             await self._caption(heard)
             failures = failures + 1 if heard.failure else 0

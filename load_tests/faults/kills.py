@@ -15,8 +15,8 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,8 @@ has been asked again, and answered, before this."""
 CUT_AFTER_BYTES_MAX = {Direction.UP: 100_000, Direction.DOWN: 6_000}
 """From inside the handshake to some seconds of audio, or some finals."""
 ENDINGS = (*[Ending.RESET] * 8, Ending.SLOW_CLOSE, Ending.BLACK_HOLE)
+HOLD_MS_MAX = {Ending.RESET: 1, Ending.SLOW_CLOSE: 500, Ending.BLACK_HOLE: 3_000}
+"""A black hole may last for longer than what would be a pause on a line that works."""
 LATENCY_MS_MAX = (0, 0, 5)
 PIECE_BYTES_MAX = (None, None, 500)
 FINISH_SECONDS_MAX = 180.0
@@ -64,6 +66,10 @@ class Effort:
     seed: int
     speed: float
     """Audio per second of time."""
+    store: str | None = None
+    """URL of the servers' store; None: an SQLite of each part's own."""
+    keep: str | None = None
+    """A folder in which stores and logs stay; None: they go."""
 
 
 @dataclass(slots=True)
@@ -99,7 +105,8 @@ class PartFigures:
     def row(self) -> list[str]:
         tally = self.tally
         counts = [tally.sessions, tally.resumes, tally.words, tally.mistakes.lost]
-        counts += [tally.mistakes.doubled, tally.misplaced, tally.gaps, len(tally.failures)]
+        counts += [tally.mistakes.doubled, tally.misplaced, tally.cut, tally.gaps]
+        counts.append(len(tally.failures))
         faults = f"{self.blows.made}/{self.wanted}"
         met = f"{self.blows.sessions_met / max(1, self.blows.made):.1f}"
         return [self.part, faults, met, *(f"{count:,}" for count in counts), f"{self.seconds:.0f}"]
@@ -111,7 +118,7 @@ class PartFigures:
 
 COLUMNS = (
     *("part", "faults", "met", "sessions", "resumes", "words"),
-    *("lost", "doubled", "misplaced", "gaps", "failed", "seconds"),
+    *("lost", "doubled", "misplaced", "cut", "gaps", "failed", "seconds"),
 )
 
 
@@ -129,15 +136,22 @@ class Scene:
         self.blows.note(self.crowd.connected_since(self.victim.began_s))
 
 
+def tell(fault: str, made: int, wanted: int) -> None:
+    """Now and then, for whoever waits; the figures are told at the end."""
+    if made % max(1, wanted // 10) == 0:
+        print(f"… {made} of {wanted} {fault}", file=sys.stderr, flush=True)
+
+
 async def kill_servers(scene: Scene) -> None:
     chance = random.Random(scene.effort.seed)
-    for _ in range(scene.effort.server_kills):
+    for number in range(1, scene.effort.server_kills + 1):
         await _choose_a_moment(scene, chance)
         scene.note_blow()
         if chance.random() < MACHINE_SHARE:
             scene.proxy.reset_all()
         scene.blows.orphans += await scene.victim.die()
         await scene.victim.rise()
+        tell("server kills", number, scene.effort.server_kills)
 
 
 async def _choose_a_moment(scene: Scene, chance: random.Random) -> None:
@@ -158,11 +172,12 @@ async def _choose_a_moment(scene: Scene, chance: random.Random) -> None:
 
 async def kill_workers(scene: Scene) -> None:
     chance = random.Random(scene.effort.seed)
-    for _ in range(scene.effort.worker_kills):
+    for number in range(1, scene.effort.worker_kills + 1):
         await scene.victim.workers_are_there()
         await asyncio.sleep(chance.uniform(*WORKERS_LIVE_S))
         scene.note_blow()
         await scene.victim.lose_worker(chance)
+        tell("worker kills", number, scene.effort.worker_kills)
     await scene.victim.workers_are_there()
 
 
@@ -181,7 +196,8 @@ class Weather:
     def __call__(self, chance: random.Random) -> Line:
         way = chance.choice(list(Direction))
         after_bytes = chance.randint(1, CUT_AFTER_BYTES_MAX[way])
-        cut = Cut(way, after_bytes, chance.choice(ENDINGS), hold_ms=chance.randint(1, 500))
+        ending = chance.choice(ENDINGS)
+        cut = Cut(way, after_bytes, ending, hold_ms=chance.randint(1, HOLD_MS_MAX[ending]))
         latency_ms, piece = chance.choice(LATENCY_MS_MAX), chance.choice(PIECE_BYTES_MAX)
         server = chance.randrange(self._servers)
         return Line(latency_ms, piece, None if self.is_calm else cut, server)
@@ -190,6 +206,7 @@ class Weather:
         while proxy.cuts.total() < cuts:
             proxy.cut_made.clear()
             await proxy.cut_made.wait()
+            tell("cuts", proxy.cuts.total(), cuts)
         self.is_calm = True
 
 
@@ -238,7 +255,7 @@ async def worker_kills(effort: Effort, folder: Path) -> PartFigures:
 async def _kills(name: str, wanted: int, kill: Killer, effort: Effort, folder: Path) -> PartFigures:
     blows = Blows()
     async with (
-        Victim.alive(folder) as victim,
+        Victim.alive(folder, effort.store) as victim,
         FaultProxy.running(victim.port, lines=far_line, seed=effort.seed) as proxy,
     ):
         crowd = _crowd(proxy.url, effort)
@@ -248,13 +265,14 @@ async def _kills(name: str, wanted: int, kill: Killer, effort: Effort, folder: P
 
 
 async def client_cuts(effort: Effort, folder: Path) -> PartFigures:
-    async with Victim.alive(folder) as victim:
+    async with Victim.alive(folder, effort.store) as victim:
         return await _cuts("client cuts", effort.cuts, [victim], effort)
 
 
 async def server_moves(effort: Effort, folder: Path) -> PartFigures:
     """Two servers over one store: whoever comes back may come to the one that knows nothing."""
-    async with Victim.alive(folder) as one, Victim.alive(folder) as other:
+    store = effort.store
+    async with Victim.alive(folder, store) as one, Victim.alive(folder, store) as other:
         return await _cuts("server moves", effort.moves, [one, other], effort)
 
 
@@ -277,10 +295,22 @@ async def measure(effort: Effort) -> list[PartFigures]:
     ]
     figures = []
     for wanted, part in parts:
-        with tempfile.TemporaryDirectory(prefix="captiond-faults-") as folder:
-            if wanted:
-                figures.append(await part(effort, Path(folder)))
+        if wanted:
+            with folder_of(part.__name__, effort.keep) as folder:
+                figures.append(await part(effort, folder))
     return figures
+
+
+@contextmanager
+def folder_of(part: str, keep: str | None) -> Iterator[Path]:
+    """For the stores and logs of one part."""
+    if keep is not None:
+        folder = Path(keep, part)
+        folder.mkdir(parents=True)
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix="captiond-faults-") as name:
+            yield Path(name)
 
 
 def report(figures: Sequence[PartFigures]) -> str:
@@ -291,7 +321,13 @@ def report(figures: Sequence[PartFigures]) -> str:
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
     ]
     for part in figures:
-        lines += [f"FAILED {part.part}: {failure}" for failure in part.tally.failures]
+        wrong = (*part.tally.failures, *part.tally.damages)
+        lines += [f"FAILED {part.part}: {one}" for one in wrong]
+        if part.tally.cut:
+            lines.append(
+                f"{part.part}: {part.tally.cut} words were cut by their talker, who stood still: "
+                "the machine is too busy"
+            )
         if part.tally.errors:
             lines.append(f"errors told in {part.part}: {part.tally.errors}")
         if part.blows.orphans:
@@ -311,6 +347,8 @@ def parse(words: Sequence[str] | None) -> tuple[Effort, Path | None]:
     parser.add_argument("--sessions", type=int, default=5, help="that talk at any moment [5]")
     parser.add_argument("--seed", type=int, default=1, help="of what is said and broken [1]")
     parser.add_argument("--speed", type=float, default=4.0, help="times real time [4]")
+    parser.add_argument("--store", metavar="URL", help="of the servers; an SQLite of their own")
+    parser.add_argument("--keep", metavar="FOLDER", help="leave stores and logs there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     given = parser.parse_args(words)
     effort = Effort(
@@ -321,6 +359,8 @@ def parse(words: Sequence[str] | None) -> tuple[Effort, Path | None]:
         given.sessions,
         given.seed,
         given.speed,
+        given.store,
+        given.keep,
     )
     faults = (effort.server_kills, effort.worker_kills, effort.cuts, effort.moves)
     if min(faults) < 0 or not any(faults):

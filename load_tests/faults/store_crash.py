@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ CALLS = ("pwrite64", "fdatasync", "fsync", "ftruncate", "fallocate", "unlink", "
 """What SQLite changes the disk with; ``openat`` makes the files."""
 CHILD_SECONDS_MAX = 120.0
 SESSION = "crash"
+RESUME_WINDOW = timedelta(hours=1)
+"""Longer than the look at a store takes."""
 KILLED = -9, 137
 
 _CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(\(| resumed)")
@@ -81,8 +83,11 @@ async def run_script(path: Path, finals: int) -> None:
     for seq in range(1, finals + 1):
         await store.append(SESSION, [final(seq)], checkpoint=checkpoint(seq))
         print("stored", seq, flush=True)
-    await store.finish_session(SESSION, "done", now)
+    until = now + RESUME_WINDOW
+    await store.finish_session(SESSION, "done", now, resumable_until=until)
     print("finished", flush=True)
+    await store.erase_checkpoints(until)
+    print("erased", flush=True)
     await store.scrub()
     await store.close()
 
@@ -142,7 +147,7 @@ async def complaints(path: Path, printed: Sequence[str]) -> tuple[list[str], int
     try:
         found = await store.events(SESSION)
         wrong += _differences(found, sum(line.startswith("stored") for line in printed))
-        wrong += await _unfit(store, len(found), is_finished="finished" in printed)
+        wrong += await _unfit(store, len(found), printed)
     except StoreError as error:
         return [*wrong, f"cannot be used: {error.message}"], 0
     finally:
@@ -169,21 +174,24 @@ def _differences(found: Sequence[dict[str, Any]], seen: int) -> Iterator[str]:
             yield f"event {seq} is not what was stored"
 
 
-async def _unfit(store: TranscriptStore, stored: int, *, is_finished: bool) -> list[str]:
-    """Could another server go on with the session?"""
+async def _unfit(store: TranscriptStore, stored: int, printed: Sequence[str]) -> list[str]:
+    """Could another server go on with the session, or repeat its end?"""
     record = await store.session(SESSION)
     if record is None:
         return ["the session is gone"] if stored else []
+    if "finished" in printed and record.state != "done":
+        return [f"it was reported as finished and is {record.state}"]
     found = await store.load_resumable(SESSION)
     if found is None:
         return [] if record.state == "done" else [f"state {record.state} cannot be resumed"]
-    if is_finished:
-        return ["it was reported as finished and is open"]
+    if "erased" in printed:
+        return ["its checkpoint was reported as erased and is there"]
     wanted = checkpoint(stored) if stored else None
     if (found.last_seq, found.checkpoint) != (stored, wanted):
         return ["the checkpoint is not that of the last final"]
-    claimed = await store.claim(SESSION, found.epoch)
-    await store.append(SESSION, [final(stored + 1)], epoch=claimed.epoch)
+    if record.state == "open":
+        claimed = await store.claim(SESSION, found.epoch)
+        await store.append(SESSION, [final(stored + 1)], epoch=claimed.epoch)
     return []
 
 

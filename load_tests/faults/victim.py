@@ -31,8 +31,11 @@ such a port can be connected to itself, and then holds the port."""
 class Victim:
     """A server that is killed and comes back, on the same port and over the same store."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: str | None = None) -> None:
+        """``store``: the URL of one that others use too; None makes one in ``folder``."""
         self._folder = folder
+        self._store = store or str(folder / "captiond.db")
+        self._lives = 0
         self._life = contextlib.AsyncExitStack()
         self._child: ServerChild | None = None
         self.port = free_port()
@@ -42,18 +45,22 @@ class Victim:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def alive(cls, folder: Path) -> AsyncIterator[Self]:
+    async def alive(cls, folder: Path, store: str | None = None) -> AsyncIterator[Self]:
         """Ready; stopped in good order at the end."""
-        victim = cls(folder)
+        victim = cls(folder, store)
         async with victim._life:
             await victim.rise()
             yield victim
 
     async def rise(self) -> None:
         self.began_s = time.monotonic()
-        arguments = (*SERVER_OPTIONS, "--port", str(self.port))
+        arguments = (*SERVER_OPTIONS, "--port", str(self.port), "--store", self._store)
+        # Each life's log in a folder of its own.
+        self._lives += 1
+        life_folder = self._folder / f"{self.port}" / f"{self._lives}"
+        await asyncio.to_thread(life_folder.mkdir, parents=True)
         self._child = await self._life.enter_async_context(
-            running_server(arguments, self._folder, hears_keyboard=False)
+            running_server(arguments, life_folder, hears_keyboard=False)
         )
 
     async def die(self) -> int:

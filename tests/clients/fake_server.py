@@ -53,6 +53,8 @@ class FakeServer:
     log: list[DurableEvent] = field(default_factory=list)
     controls: list[Flush | Configure] = field(default_factory=list)
     greetings: list[Start | Resume] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    """What was asked for, of each connection."""
     ends: int = 0
     frames_max_beyond_stored: int = 0
     swallow_end: bool = False
@@ -74,6 +76,8 @@ class FakeServer:
         greeting = parse_client_message(await socket.recv())
         assert isinstance(greeting, Start | Resume)
         self.greetings.append(greeting)
+        assert socket.request is not None
+        self.paths.append(socket.request.path)
         fault = self.faults.pop(0) if self.faults else None
         if self.store_is_broken and isinstance(greeting, Resume):
             self.store_is_broken = False

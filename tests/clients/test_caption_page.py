@@ -271,6 +271,54 @@ async def test_revisions_recolour_words_and_names_can_be_given(
         assert await texts(page, "#finals .who") == ["Speaker 1", "Alice"]
 
 
+LOSING_SERVER = """
+    const final = (seq, text) => ({type: "final", seq, caption_id: `c${seq}`, lane: 0, start: seq,
+      end: seq + 0.5, text, speaker: "S1", words: [{word: text, start: seq, end: seq + 0.5,
+      confidence: null, speaker: "S1"}]});
+    const ready = (seq) => ({type: "ready", session_id: "s", resume_token: "t", seq,
+      resume_from_frame: 0, credit_until_frame: 1e9, engines: {}, limits: {}});
+    const lives = [
+      [ready(0), final(1, "kept"), {type: "revision", seq: 2, caption_id: "c1", rev: 1,
+        runs: [{from_word: 0, to_word: 1, speaker: "S2"}]}, final(3, "lost")],
+      [ready(1), {...final(2, "again"), caption_id: "c3", start: 3, end: 3.5},
+        {type: "done", seq: 3, words: 2, speakers: 1, rtfx: 1}],
+    ];
+    window.greetings = [];
+    window.WebSocket = class {
+      static OPEN = 1;
+      bufferedAmount = 0;
+      constructor() { setTimeout(() => { this.readyState = 1; this.onopen(); }); }
+      send(data) {
+        if (this.isGreeted) return;
+        this.isGreeted = true;
+        window.greetings.push(JSON.parse(data));
+        for (const message of lives.shift()) this.onmessage({data: JSON.stringify(message)});
+        this.close(1006);
+      }
+      close(code) {
+        if (this.readyState !== 1) return;
+        this.readyState = 3;
+        this.onclose({code, reason: ""});
+      }
+    };
+"""
+"""It shows what it then loses, dies, and makes it anew."""
+
+
+async def test_what_a_server_lost_and_makes_anew_is_shown_and_read_out_once(
+    real_server: str, browser: Browser, clip: Path
+) -> None:
+    async with page_at(real_server, browser) as page:
+        await page.add_init_script(LOSING_SERVER)
+        await page.reload()
+        await page.set_input_files("#file", clip)
+        await finished(page)
+        assert await texts(page, "#finals .words") == ["kept", "again"]
+        assert await page.locator("#finals .run").first.get_attribute("data-speaker") == "S1"
+        assert await texts(page, "#announcer p") == ["Speaker 1: kept", "Speaker 1: lost"]
+        assert await page.evaluate("window.greetings[1].last_seq") == 3
+
+
 async def test_the_page_works_by_keyboard_and_fits_a_phone(
     real_server: str, browser: Browser, clip: Path
 ) -> None:

@@ -1,14 +1,20 @@
 """Events folded into what a viewer sees."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from clients.live import NOTICES_MAX, OPEN_PER_LANE_MAX, CaptionFold
+from clients.live import NOTICES_MAX, OPEN_PER_LANE_MAX, CaptionFold, keep_event
 from streaming.events import (
     CaptionWord,
     Degraded,
     Done,
+    DurableEvent,
+    Event,
     Final,
     Gap,
     GapReason,
@@ -46,11 +52,20 @@ def partial(caption_id: str, text: str, start: int = 0, lane: int = 0) -> Partia
     return Partial(0, caption_id, lane, span, text, 0, None, words(text, start))
 
 
-def fold_of(*events: object, captions_max: int = 100) -> CaptionFold:
+def fold_of(*events: Event, captions_max: int = 100) -> CaptionFold:
+    """The durable ones numbered in this order."""
     fold = CaptionFold(captions_max=captions_max)
-    for event in events:
-        fold.apply(event)  # type: ignore[arg-type]
+    for event in numbered(events):
+        fold.apply(event)
     return fold
+
+
+def numbered(events: Sequence[Event]) -> list[Event]:
+    seqs = itertools.count(1)
+    return [
+        replace(event, seq=next(seqs)) if isinstance(event, DurableEvent) else event
+        for event in events
+    ]
 
 
 def test_a_partial_is_replaced_by_the_next_and_ended_by_its_final() -> None:
@@ -101,7 +116,7 @@ def test_open_lines_go_by_lane_then_time_and_are_bounded() -> None:
 
 def test_done_closes_all() -> None:
     fold = fold_of(partial("c1", "x"), DONE, partial("c2", "y"))
-    assert (fold.open_lines, fold.done) == ([], DONE)
+    assert (fold.open_lines, fold.done) == ([], replace(DONE, seq=1))
 
 
 def test_state_events_are_kept_and_others_ignored() -> None:
@@ -118,3 +133,61 @@ def test_memory_is_bounded(count: int) -> None:
     ]
     gaps = [Gap(i, 0, Span(0, 1), GapReason.OVERLOAD) for i in range(count * 10)]
     assert len(fold_of(*gaps).notices) <= NOTICES_MAX
+
+
+CAPTION_IDS = ("c1", "c2", "c3")
+EVENTS = st.one_of(
+    st.builds(final, st.sampled_from(CAPTION_IDS), st.just("a b c")),
+    st.builds(partial, st.sampled_from(CAPTION_IDS), st.just("a b")),
+    st.builds(
+        lambda caption_id, rev, name: Revision(1, caption_id, rev, (SpeakerRun(0, 2, name),)),
+        st.sampled_from(CAPTION_IDS),
+        st.integers(1, 5),
+        st.sampled_from(["S1", "S2"]),
+    ),
+    st.builds(LanguageDetected, st.just(1), st.sampled_from(["en", "de"]), st.just(0.9)),
+    st.builds(lambda at: Gap(1, 0, Span(at, at + 5), GapReason.OVERLOAD), st.integers(0, 99)),
+)
+
+
+@given(
+    kept=st.lists(EVENTS, max_size=8),
+    lost=st.lists(EVENTS, max_size=8),
+    again=st.lists(EVENTS, max_size=8),
+    is_told=st.booleans(),
+)
+def test_what_a_server_lost_is_as_if_it_had_never_come(
+    kept: list[Event], lost: list[Event], again: list[Event], is_told: bool
+) -> None:
+    """Told of it, or at the first event that comes again."""
+    durable = [event for event in kept if isinstance(event, DurableEvent)]
+    last_seq = len(durable)
+    again = [final("c9", "made anew"), *again]
+    expected = fold_of(*kept, *again)
+    fold = fold_of(*kept, *lost)
+    if is_told:
+        fold.forget_after(last_seq)
+    for event in numbered([*kept, *again])[len(kept) :]:
+        fold.apply(event)
+    assert fold.captions == expected.captions
+    assert (fold.language, list(fold.notices)) == (expected.language, list(expected.notices))
+
+
+def test_a_caption_that_is_made_anew_is_shown_once_and_its_lost_speaker_forgotten() -> None:
+    revision = Revision(2, "c1", 1, (SpeakerRun(0, 2, "S2"),))
+    fold = fold_of(final("c1", "one two"), revision, final("c2", "three"), partial("c3", "fo"))
+    fold.apply(replace(final("c2", "three four", 100), seq=2))
+    assert [caption.text for caption in fold.captions] == ["one two", "three four"]
+    assert fold.captions[0].speaker is None
+    assert fold.open_lines == []
+
+
+def test_the_events_of_a_session_hold_those_that_came_last() -> None:
+    kept: list[DurableEvent] = []
+    for seq, text in ((1, "one"), (2, "lost"), (3, "lost too"), (2, "two"), (3, "three")):
+        keep_event(kept, replace(final(f"c{seq}", text), seq=seq))
+    assert [(event.seq, event.text) for event in kept if isinstance(event, Final)] == [
+        (1, "one"),
+        (2, "two"),
+        (3, "three"),
+    ]

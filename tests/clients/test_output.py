@@ -58,6 +58,22 @@ def test_text_is_printed_with_its_last_speakers() -> None:
     assert text == "S1: hello\nS2: there\nS1: yes\n"
 
 
+LOST = (final(1, "kept"), final(2, "lost"), final(2, "made anew"), DONE)
+"""The server died before it could store the second one."""
+
+
+def test_what_a_server_lost_is_in_no_file() -> None:
+    assert written(Format.TXT, *LOST) == "S1: kept\nS1: made anew\n"
+
+
+def test_lines_say_that_captions_come_again() -> None:
+    lines = written(Format.LIVE, *LOST).splitlines()
+    assert [line for line in lines if "again" in line or "anew" in line] == [
+        "[the server lost its last captions before they were stored: again]",
+        "00:02 S1: made anew",
+    ]
+
+
 @pytest.mark.parametrize(
     ("chosen", "expected"),
     [(Format.SRT, "00:00:01,000 -->"), (Format.VTT, "WEBVTT"), (Format.JSON, '"captions"')],
@@ -146,6 +162,13 @@ def test_a_revision_recolours_what_is_still_drawn() -> None:
     assert last.startswith(magenta)
     unrevised = screen(final(0, "zero"), final(1, "one two"), DONE)
     assert unrevised[unrevised.rindex("one two") - 5 :].startswith(cyan)
+
+
+def test_a_caption_that_is_made_anew_is_left_on_the_screen_once() -> None:
+    text = screen(*LOST)
+    rest = text[text.rindex("kept") :]
+    assert rest.count("made anew") == 1
+    assert "lost" not in rest
 
 
 def test_colours_follow_first_appearance_and_repeat() -> None:

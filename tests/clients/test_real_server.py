@@ -113,6 +113,15 @@ async def test_a_long_recording_goes_beyond_the_first_credit(real_server: str) -
     assert words_of(events) == [word_text(12, number) for number in range(words)]
 
 
+async def test_many_small_pieces_at_once_are_not_too_fast(real_server: str) -> None:
+    """Far more than a server takes as messages of their own, each sent as soon as it was made."""
+    pcm = scripted_clip(14, 10).tobytes()
+    events, connections = await caption(real_server, pcm, packet_bytes=64)
+    assert len(pcm) / 64 > 3_000
+    assert words_of(events) == [word_text(14, number) for number in range(10)]
+    assert connections == 1
+
+
 COMMAND = "import typer; from clients.stream_command import stream; typer.run(stream)"
 
 

@@ -113,6 +113,15 @@ async def test_a_resume_names_the_session_and_the_last_event() -> None:
     assert (resume.session_id, resume.resume_token) == ("s1", "t1")
 
 
+@pytest.mark.parametrize(("path", "again"), [("", "?resume=1"), ("/at?a=b", "&resume=1")])
+async def test_who_comes_back_says_so_in_the_address(path: str, again: str) -> None:
+    async with running(FakeServer([Fault(after_messages=1)])) as server:
+        opened = CaptionStream.open(f"{server.url}{path}", retry=AT_ONCE)
+        await caption(opened, [pcm(2), pcm(2)])
+    first = path or "/v1/stream"
+    assert server.paths == [first, first + again]
+
+
 async def test_events_that_a_dead_server_did_not_store_come_anew() -> None:
     server = FakeServer([Fault(after_messages=4)], store_is_broken=True)
     audio, events = pcm(5), []
@@ -129,6 +138,24 @@ async def test_events_that_a_dead_server_did_not_store_come_anew() -> None:
     assert final_texts(events)[:3] == texts(audio)[:3]
     assert final_texts(events)[-5:] == texts(audio)
     assert isinstance(events[-1], Done)
+
+
+async def test_lost_events_that_nobody_has_taken_yet_are_not_yielded() -> None:
+    server = FakeServer([Fault(after_messages=4)], store_is_broken=True)
+    audio = pcm(5)
+    events: list[Event] = []
+    came: asyncio.Queue[str] = asyncio.Queue()
+    async with running(server):
+        stream = CaptionStream.open(server.url, retry=AT_ONCE, on_message=came.put_nowait)
+        async with stream:
+            for at in range(0, len(audio), WORD_BYTES):
+                await stream.send(audio[at : at + WORD_BYTES])
+                while '"final"' not in await came.get():
+                    pass
+            await stream.end()
+            await collect(stream, events)
+    assert final_texts(events) == texts(audio)
+    assert stream.connections == 2
 
 
 @pytest.mark.parametrize("code", ["bad_audio", "unauthorized", "unknown_session", "superseded"])

@@ -17,7 +17,7 @@ def heard(stream: int = 1) -> Heard:
     """A session in which all went well."""
     plan = PLANS[stream - 1]
     finals = [FinalWord(word.text, word.start / SAMPLE_RATE_HZ, 0.0) for word in plan.words]
-    return Heard(plan, finals, connections=3, failure=None)
+    return Heard(plan, finals=finals, connections=3, failure=None)
 
 
 def test_all_words_once_and_in_place_are_clean() -> None:
@@ -42,6 +42,43 @@ def test_a_word_that_came_again_is_doubled() -> None:
     tally = Tally.of([twice])
     assert (tally.mistakes.lost, tally.mistakes.doubled) == (0, 1)
     assert not tally.is_clean
+
+
+def test_a_session_in_which_words_went_wrong_is_named_with_them() -> None:
+    robbed, twice = heard(1), heard(2)
+    gone, again = robbed.finals.pop(3), twice.finals[-1]
+    twice.finals.append(again)
+    tally = Tally.of([robbed, twice, heard(1)])
+    assert len(tally.damages) == 2
+    assert f"lost ['{gone.text} at " in tally.damages[0]
+    assert f"doubled ['{again.text}']" in tally.damages[1]
+
+
+@pytest.mark.parametrize(
+    ("gone", "stalls", "cut"),
+    [
+        (range(3, 4), [(9.0, 9.6)], 1),
+        (range(3, 4), [], 0),
+        (range(3, 4), [(2.0, 2.9), (10.1, 10.9)], 0),
+        (range(3, 5), [(9.0, 9.6)], 0),
+        (range(1), [(9.0, 9.6)], 0),
+    ],
+)
+def test_a_word_is_cut_only_where_its_talker_stood_still_around_it(
+    gone: range, stalls: list[tuple[float, float]], cut: int
+) -> None:
+    """All that came before the missing words came at 5 s, all the rest at 10 s."""
+    plan = PLANS[0]
+    one = Heard(plan, stalls, failure=None)
+    one.finals = [
+        FinalWord(word.text, word.start / SAMPLE_RATE_HZ, 5.0 if number < gone.start else 10.0)
+        for number, word in enumerate(plan.words)
+        if number not in gone
+    ]
+    tally = Tally.of([one])
+    assert (tally.cut, tally.mistakes.lost) == (cut, len(gone) - cut)
+    assert tally.is_clean == (tally.mistakes.lost == 0)
+    assert bool(tally.damages) == (not tally.is_clean)
 
 
 def exchange_two(finals: list[FinalWord]) -> None:
@@ -98,9 +135,11 @@ def test_events_out_of_turn_and_gaps_are_counted() -> None:
 def test_messages_are_counted_by_kind() -> None:
     one = heard()
     one.connections = 0
-    for text in ('{"type":"ready"}', '{"type":"error","code":"internal"}', '{"type":"ack"}'):
+    ready = '{"type":"ready","session_id":"s1","seq":4,"resume_from_frame":99}'
+    for text in (ready, '{"type":"error","code":"internal"}', '{"type":"ack"}'):
         one.note_message(text)
     assert one.connections == 1
+    assert (one.session_id, one.places) == ("s1", [(4, 99)])
     assert Tally.of([one]).errors == {"internal": 1}
 
 

@@ -29,7 +29,7 @@ def judged(path: Path, printed: Sequence[str]) -> tuple[list[str], int]:
 
 def test_a_whole_store_is_not_complained_of(whole: tuple[Path, list[str]]) -> None:
     path, printed = whole
-    assert printed == [*(f"stored {seq}" for seq in range(1, FINALS + 1)), "finished"]
+    assert printed == [*(f"stored {seq}" for seq in range(1, FINALS + 1)), "finished", "erased"]
     assert judged(path, printed) == ([], FINALS)
 
 
@@ -40,7 +40,8 @@ def test_a_whole_store_is_not_complained_of(whole: tuple[Path, list[str]]) -> No
         ("DELETE FROM events WHERE seq = 1", "event 1 is not what was stored"),
         ("UPDATE events SET body = replace(body, 'word2', 'w')", "event 2 is not what was stored"),
         ("UPDATE sessions SET state = 'open'", "it was reported as finished and is open"),
-        ("UPDATE sessions SET state = 'expired'", "state expired cannot be resumed"),
+        ("UPDATE sessions SET state = 'expired'", "it was reported as finished and is expired"),
+        ("UPDATE sessions SET resumable_until_us = 4e15", "reported as erased and is there"),
         ("DELETE FROM sessions", "the session is gone"),
         ("DROP TABLE events", "cannot be used"),
         ("DROP TABLE servers", "cannot be opened"),
@@ -65,8 +66,18 @@ def test_a_checkpoint_that_is_not_of_the_last_final_is_complained_of(
     with sqlite3.connect(path) as saboteur:
         saboteur.execute("UPDATE sessions SET state = 'open'")
     saboteur.close()
-    wrong, _ = judged(path, printed[:-1])
+    wrong, _ = judged(path, printed[:FINALS])
     assert wrong == ["the checkpoint is not that of the last final"]
+
+
+def test_a_session_that_nobody_can_go_on_with_is_complained_of(
+    whole: tuple[Path, list[str]],
+) -> None:
+    path, printed = whole
+    with sqlite3.connect(path) as saboteur:
+        saboteur.execute("UPDATE sessions SET state = 'expired'")
+    saboteur.close()
+    assert judged(path, printed[:FINALS])[0] == ["state expired cannot be resumed"]
 
 
 @pytest.mark.slow

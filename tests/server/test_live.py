@@ -1,5 +1,6 @@
 """A session outlives its connections and a failing store, and nothing else outlives it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -305,26 +306,6 @@ async def test_answers_for_sessions_that_are_gone_are_dropped(tmp_path: Path) ->
         assert caller.durable == []
 
 
-async def test_packets_do_not_move_the_timer(tmp_path: Path) -> None:
-    async with running(tmp_path) as front:
-        caller = await Caller.open(front)
-        live = caller.live
-        now = 1_000_000_000_000
-
-        def armed(deadline_ns: int | None) -> object:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(type(live.session), "deadline_ns", deadline_ns)
-                live._arm(now)
-            return live._timer
-
-        first = armed(now + 10**12)
-        assert first is not None
-        assert armed(now + 2 * 10**12) is first
-        assert armed(None) is first
-        sooner = armed(now + 10**11)
-        assert sooner is not first
-
-
 async def test_first_words_are_timed_from_the_first_speech(tmp_path: Path) -> None:
     async with running(tmp_path) as front:
         caller = await Caller.open(front)
@@ -388,3 +369,24 @@ async def test_a_session_that_another_server_claimed_is_let_go(tmp_path: Path) -
         assert await stored(front, caller.live) == []
         assert await state(front, caller.live) == "open"
         assert front.metric("sessions_total", protocol="captiond", outcome="superseded") == 1
+
+
+async def test_a_pause_waits_for_the_line_and_closes_no_word(tmp_path: Path) -> None:
+    """The client's answer comes late, and behind the audio that stood in the line with it."""
+    questions: list[Callable[[], None]] = []
+    async with running(tmp_path) as front:
+        live, _ = await front.hub.open(Start(), "ann")
+        caller = Caller(live)
+        live.attach(caller.reasons.append, 0, questions.append)
+        caller.say(0)
+        for lane in live.session._lanes.values():
+            lane.last_audio_ns = 0  # the second is over
+        live._deadline.cancel()
+        live.step()
+        await until(lambda: bool(questions))
+        assert caller.durable == []
+        live.receive_audio(speech([1]).tobytes())
+        questions.pop()()
+        caller.say(2, pause_s=1.0)
+        await until(lambda: len(caller.words) == 3)
+        assert len([event for event in caller.durable if isinstance(event, Final)]) == 1

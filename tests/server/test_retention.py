@@ -105,6 +105,45 @@ async def test_a_session_that_is_in_no_memory_is_closed_at_the_second_look(path:
         assert b"voice of lost" not in stored_bytes(path)
 
 
+async def test_the_end_of_a_session_waits_for_its_reader_no_longer_than_the_window(
+    path: Path,
+) -> None:
+    until = NOON + timedelta(seconds=120)
+    async with opened(path) as store:
+        for name in ("a", "b"):
+            await store.create_session(record(name))
+            await store.append(name, [final(1)], checkpoint=b"the end of " + name.encode())
+        await store.finish_session("a", "done", NOON, resumable_until=until)
+        sweeps = sweeper(store, held={"b"})
+        await sweep(sweeps, 0, 119)
+        assert await store.load_resumable("a", NOON)
+        await sweeps.sweep(until)
+        assert await store.load_resumable("a", NOON) is None
+        assert b"the end of a" not in stored_bytes(path)
+        assert b"the end of b" in stored_bytes(path)
+        assert await state(store, "a") == "done"
+        assert await store.events("a") == [final(1)]
+
+
+async def test_a_session_that_ends_while_a_sweep_looks_for_strays_stays_done(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(path) as store:
+        await store.create_session(record("a"))
+        sweeps = sweeper(store)
+        await sweeps.sweep(NOON)
+        look = store.open_here
+
+        async def late() -> set[str]:
+            found = await look()
+            await store.finish_session("a", "done", NOON, resumable_until=LATER)
+            return found
+
+        monkeypatch.setattr(store, "open_here", late)
+        await sweeps.sweep(NOON)
+        assert await state(store, "a") == "done"
+
+
 async def test_without_a_setting_everything_is_kept(path: Path) -> None:
     async with opened(path) as store:
         await store.create_session(record("a"))

@@ -99,6 +99,22 @@ async def test_what_is_not_open_cannot_be_resumed(path: Path) -> None:
             await store.claim("a", 1)
 
 
+async def test_a_session_that_is_done_can_be_resumed_for_a_while(path: Path) -> None:
+    until = NOON + timedelta(seconds=120)
+    async with opened(path) as store:
+        await store.create_session(record("a"))
+        await store.append("a", [final(1)], checkpoint=b"the end")
+        await store.finish_session("a", "done", NOON, resumable_until=until)
+        found = await store.load_resumable("a", until - timedelta(milliseconds=1))
+        assert found is not None
+        assert (found.record.state, found.record.ended_at) == ("done", NOON)
+        assert (found.last_seq, found.checkpoint) == (1, b"the end")
+        assert await store.load_resumable("a", until) is None
+        with pytest.raises(StaleOwner):
+            await store.claim("a", 1)
+        assert await store.close_interrupted(until, until) == 0
+
+
 async def test_a_checkpoint_is_erased_when_its_session_ends(path: Path) -> None:
     voice_print = os.urandom(3_000)
     async with opened(path) as store:

@@ -124,9 +124,10 @@ async def test_a_session_that_another_server_has_ended_is_over_here_too(tmp_path
         other.session.end_of_audio(0)
         other.step()
         await until(lambda: other._is_recorded)
-        with pytest.raises(SessionExpired):
-            await first.hub.resume(message(ready), "ann")
+        live = await taken_over(first.hub, ready)
         assert old.is_gone
+        assert live.is_over
+        assert live.session.log.stored_seq == other.session.log.stored_seq
 
 
 async def test_a_session_that_stays_here_is_the_same_though_the_store_cannot_be_asked(
@@ -144,9 +145,11 @@ async def test_a_session_that_stays_here_is_the_same_though_the_store_cannot_be_
         monkeypatch.undo()
 
 
-async def test_a_session_that_ends_between_the_look_and_the_claim_is_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_expired", [False, True])
+async def test_a_session_that_ends_between_the_look_and_the_claim(
+    is_expired: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is repeated where it is done, and over where nobody came back in time."""
     async with running(tmp_path) as first, running(tmp_path) as second:
         old, ready = await opened(first)
         await talk(old)
@@ -154,14 +157,18 @@ async def test_a_session_that_ends_between_the_look_and_the_claim_is_over(
         claim = store.claim
 
         async def late(session_id: str, epoch: int) -> object:
-            old.session.end_of_audio(0)
-            old.detach(hang_up)
+            if not is_expired:
+                old.session.end_of_audio(0)
+            old.detach(hang_up, is_known=not is_expired)
             await until(lambda: old._is_recorded)
             return await claim(session_id, epoch)
 
         monkeypatch.setattr(store, "claim", late)
-        with pytest.raises(SessionExpired):
-            await second.hub.resume(message(ready), "ann")
+        if is_expired:
+            with pytest.raises(SessionExpired):
+                await second.hub.resume(message(ready), "ann")
+        else:
+            assert (await taken_over(second.hub, ready)).is_over
 
 
 async def test_a_session_in_which_nothing_happened_begins_anew(tmp_path: Path) -> None:

@@ -159,8 +159,8 @@ def _unreported_gap() -> Planted:
 
 def _shared_name() -> Planted:
     def new_name(session: Session) -> str:
-        session._speakers += 1
-        return f"S{session._speakers}"
+        session._names.speakers += 1
+        return f"S{session._names.speakers}"
 
     return patch.object(Session, "_new_speaker_name", new_name)
 

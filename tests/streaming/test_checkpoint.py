@@ -285,8 +285,11 @@ def test_time_that_was_skipped_before_a_lane_joined_is_not_skipped_in_it() -> No
 def test_a_session_that_is_over_stays_so() -> None:
     client = Client(Start(), talk(3).tobytes())
     desk = undisturbed(client)
+    assert desk.point is not None
+    assert decode(desk.point.body).lanes == (), "no voice stays"
     again = client.desk(desk, 2)
     assert again.session.state is SessionState.DONE
+    assert again.session.take_ack() is None
     assert again.session.frames_received == client.frames
     again.session.end_of_audio(0)
     again.settle()

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import random
-import socket
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from clients.reconnect import Retry
 from clients.stream import CaptionStream
+from load_tests.faults.victim import free_port
 from server.child import ServerChild, running_server
 from streaming.events import DurableEvent
 from streaming.wire import AudioFormat, Start
@@ -32,13 +32,6 @@ PACKETS_AHEAD_S = 0.02
 """Between two packets of 100 ms: five times as fast as people talk."""
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 class Phoenix:
     """A server that is killed and started again, over the same store and on the same port."""
 
@@ -48,10 +41,12 @@ class Phoenix:
         self.url = f"http://127.0.0.1:{self._port}"
         self.is_up = asyncio.Event()
         """For the first time."""
+        self.lives = 0
 
     @contextlib.asynccontextmanager
     async def alive(self) -> AsyncIterator[ServerChild]:
         arguments = [*OPTIONS, "--port", self._port]
+        self.lives += 1
         async with running_server(arguments, self._folder) as child:
             self.is_up.set()
             yield child
@@ -94,15 +89,18 @@ async def caption(stream: CaptionStream, pcm: bytes, lanes: int = 0) -> None:
 
 async def through_crashes(
     folder: Path, start: Start, pcm: bytes, message_counts: Sequence[int], lanes: int = 0
-) -> tuple[list[Message], int]:
-    """All durable messages of a session, and over how many connections they came."""
+) -> tuple[list[Message], list[int]]:
+    """All durable messages of a session, and which of the server's lives had it, in order."""
     phoenix, is_over, assassin = Phoenix(folder), asyncio.Event(), Assassin(message_counts)
     messages: dict[int, Message] = {}
+    lives: set[int] = set()
 
     def note(text: str) -> None:
         message = orjson.loads(text)
         assassin.note(message["type"])
-        if "seq" in message and message["type"] != "ready":
+        if message["type"] == "ready":
+            lives.add(phoenix.lives)
+        elif "seq" in message:
             messages[message["seq"]] = message
 
     server = asyncio.create_task(phoenix.die_and_rise(assassin.blows, is_over))
@@ -119,7 +117,7 @@ async def through_crashes(
         is_over.set()
         await server
     assert seqs == list(range(1, len(seqs) + 1))
-    return [messages[seq] for seq in seqs], stream.connections
+    return [messages[seq] for seq in seqs], sorted(lives)
 
 
 def words_of(messages: Sequence[Message], lane: int = 0) -> list[dict[str, Any]]:
@@ -144,8 +142,8 @@ async def test_a_server_that_is_killed_again_and_again_loses_no_word(
     chance = random.Random(seed)
     message_counts = [chance.randrange(1, 20) for _ in range(KILLS)]
     pcm = clip(1, WORDS, speakers=2)
-    messages, connections = await through_crashes(tmp_path, Start(), pcm, message_counts)
-    assert connections == KILLS + 1
+    messages, lives = await through_crashes(tmp_path, Start(), pcm, message_counts)
+    assert lives == list(range(1, KILLS + 2)), "each kill met the session"
     check_words(messages)
     assert messages[-1]["words"] == WORDS
     assert messages[-1]["audio_seconds"] == pytest.approx(len(pcm) / 2 / RATE, abs=0.001)
@@ -157,8 +155,8 @@ async def test_a_server_that_is_killed_again_and_again_loses_no_word(
 async def test_a_meeting_in_lanes_goes_on_after_a_crash(tmp_path: Path) -> None:
     start = Start(audio=AudioFormat(tagged=True))
     pcm = clip(1, WORDS)
-    messages, connections = await through_crashes(tmp_path, start, pcm, [25], lanes=2)
-    assert connections == 2
+    messages, lives = await through_crashes(tmp_path, start, pcm, [25], lanes=2)
+    assert lives == [1, 2]
     for lane in range(2):
         check_words(messages, lane)
         assert {word["speaker"] for word in words_of(messages, lane)} == {f"Name {lane}"}
