@@ -20,10 +20,10 @@ SEED_FROM ?= 0
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve load bench test test-quick test-slow test-faults faults-full sim model-report docs-check lint format types build clean
+.PHONY: help venv demo serve load bench test test-quick test-slow test-faults faults-full sim diarization-report segmentation-report model-report docs-check lint format types build clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## the environment in .venv, with the versions that are tested
 
@@ -52,16 +52,26 @@ serve: $(STAMP) ## a server on this machine; ARGS="--asr whisper --asr-model …
 load: $(STAMP) ## 20 scripted streams in real time for a minute; ARGS="--streams 50"
 	$(BIN)/python -m load_tests --streams 20 --seconds 60 $(ARGS)
 
+# Test files at the same time; most of the slow ones wait for a server's clock.
+TEST_JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+
 test: test-quick test-slow ## every test, and all branches of streaming/ covered
 
 test-quick: $(TEST_STAMP) ## the tests without real models, servers and browsers
-	$(BIN)/python -m pytest -m "not slow" --cov=streaming --cov-report=term-missing $(ARGS)
+	$(PYTEST) -m "not slow" --cov=streaming --cov-report=term-missing $(ARGS)
 
 test-slow: $(TEST_STAMP)
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 bench: $(STAMP) ## the figures captiond is judged by, into docs/benchmarks/latest.json; ARGS="--only memory"
 	$(BIN)/python -m load_tests.bench $(ARGS)
+
+diarization-report: $(TEST_STAMP) ## who said what, against recordings with truth, into docs/diarization
+	$(BIN)/python -m tools.diarization_report --out docs/diarization $(ARGS)
+
+segmentation-report: $(TEST_STAMP) ## the shipped segmentation model beside Silero; ARGS="--seed other"
+	$(BIN)/python -m tools.segmentation.report $(ARGS)
 
 model-report: $(TEST_STAMP) ## what the demo checkpoint can do, measured; ARGS="--seed other"
 	$(BIN)/python -m tools.demo_whisper.report $(ARGS)
