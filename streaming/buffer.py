@@ -95,6 +95,11 @@ class SampleBuffer:
             result[low - span.start : high - span.start] = source
         return result
 
+    def has_audio(self, span: Span) -> bool:
+        """False for a span that is a hole, as far as whole chunks tell."""
+        cells = range(span.start // CHUNK_SAMPLES, -(-span.end // CHUNK_SAMPLES))
+        return any(cell in self._chunks for cell in cells)
+
     def release(self, before: int) -> None:
         """Forget the samples before ``before``; what is released already, or unborn, stays so."""
         self._start = min(max(self._start, before), self._end)

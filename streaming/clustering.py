@@ -3,7 +3,7 @@
 Owns: the bounded store of embeddings, the question put to a clustering engine, the matching of
 its answer to the speakers known before, the rule for a new speaker. Knows no audio, times, text.
 Invariants: C1 a speaker's number is never given to another; C2 numbers start at 1 and follow the
-order of first appearance among speakers that one answer brings; C3 at most ``ITEMS_MAX`` +
+order of first appearance among speakers that one answer brings; C3 at most ``items_max`` +
 ``RETAINED_MAX`` embeddings are held, whatever arrives.
 """
 
@@ -18,11 +18,14 @@ from streaming.engines import ClusterQuestion, Clusters
 
 Embedding = NDArray[np.float32]
 
-ITEMS_MAX = 2_400
-"""Embeddings at full detail: 32 minutes of speech without a pause at a hop of 0.8 s. Clustering
-compares all pairs, so that 2,400 cost 23 MB and about a quarter of a second."""
-RETAINED_MAX = 480
-"""Real embeddings kept for all that is older: 40 for each of 12 speakers, 32 s of a voice."""
+ITEMS_MAX = 4_800
+"""Embeddings at full detail: 32 minutes of speech without a pause at a hop of 0.4 s, in 5 MB."""
+RETAINED_MAX = 960
+"""Real embeddings kept for all that is older: 80 for each of 12 speakers, 32 s of a voice."""
+RETAINED_RUN = 8
+"""They are kept in runs of neighbours, which tell an engine more than as many single ones."""
+UNKNOWN_START_STEP = 1 << 40
+"""Samples between the starts given to evidence from before this lane was taken over."""
 NEW_EVIDENCE_FRACTION = 0.1
 """Design §4: cluster again when there is 10 % new evidence, not on a timer."""
 NEW_SPEAKER_SECONDS = 4.0
@@ -43,6 +46,10 @@ class EvidenceItem:
     embedding: Embedding
     weight_seconds: float
     speaker: int | None
+    start: int
+    """First sample of its chunk."""
+    alone: float = 1.0
+    """Share of its chunk in which nobody else speaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +66,13 @@ class SpeakerEvidence:
     """All that one lane knows about its voices."""
 
     def __init__(
-        self, *, new_speaker_seconds: float = NEW_SPEAKER_SECONDS, near_cosine: float = NEAR_COSINE
+        self,
+        *,
+        new_speaker_seconds: float = NEW_SPEAKER_SECONDS,
+        near_cosine: float = NEAR_COSINE,
+        items_max: int = ITEMS_MAX,
     ) -> None:
+        self._items_max = items_max
         self._new_speaker_seconds = new_speaker_seconds
         self._near_cosine = near_cosine
         self._items: list[EvidenceItem] = []
@@ -71,13 +83,15 @@ class SpeakerEvidence:
         self._speakers: list[int] = []
         self._centroids = np.zeros((0, 0))
         self.last_number = 0
+        self.order: tuple[int, ...] = ()
+        """The speakers as the engine's last answer numbered them."""
 
     def __len__(self) -> int:
         return len(self._items) + len(self._retained)
 
     def has_room_for(self, items: int) -> bool:
         """False when something must be released before that many are added."""
-        return len(self._items) + items <= ITEMS_MAX
+        return len(self._items) + items <= self._items_max
 
     @property
     def is_asked(self) -> bool:
@@ -89,13 +103,16 @@ class SpeakerEvidence:
         same_size = not self._items or embedding.shape == self._items[0].embedding.shape
         return same_size and bool(np.isfinite(embedding).all() and np.any(embedding))
 
-    def add(self, embedding: Embedding, weight_seconds: float) -> EvidenceItem:
+    def add(
+        self, embedding: Embedding, weight_seconds: float, start: int = 0, alone: float = 1.0
+    ) -> EvidenceItem:
         """Take an embedding that ``fits``; its speaker is provisional until the next answer."""
         assert self.has_room_for(1), "release the oldest items first"
         if self._retained and self._retained[0].embedding.shape != embedding.shape:
             # Voices that another server's diarizer knew: there is no comparing them.
             self._retained, self._speakers, self._centroids = [], [], np.zeros((0, 0))
-        item = EvidenceItem(embedding, weight_seconds, self._nearest(embedding, self._near_cosine))
+        nearest = self._nearest(embedding, self._near_cosine)
+        item = EvidenceItem(embedding, weight_seconds, nearest, start, alone)
         self._items.append(item)
         self._unclustered += 1
         self._is_last_asked = False
@@ -121,8 +138,9 @@ class SpeakerEvidence:
                 np.frombuffer(voice.embedding, np.float16).astype(np.float32),
                 voice.weight_seconds,
                 voice.number,
+                -UNKNOWN_START_STEP * place,
             )
-            for voice in voices
+            for place, voice in enumerate(voices, 1)
         ]
         if self._retained:
             self._update_centroids(self._retained)
@@ -138,6 +156,11 @@ class SpeakerEvidence:
         self._items = [item for item in self._items if id(item) not in old]
         self._retained = _even_choice([i for i in self._retained if i.speaker is not None])
 
+    def forget(self, items: Iterable[EvidenceItem]) -> None:
+        """Take back evidence that better evidence stands for now."""
+        gone = {id(item) for item in items}
+        self._items = [item for item in self._items if id(item) not in gone]
+
     def question(
         self, *, speakers_min: int | None, speakers_max: int | None, is_last: bool
     ) -> ClusterQuestion | None:
@@ -149,13 +172,15 @@ class SpeakerEvidence:
         is_due = not self._is_last_asked if is_last else self._unclustered >= enough
         if self._asked or not len(self) or not is_due:
             return None
-        self._asked = [*self._retained, *self._items]
+        self._asked = sorted((*self._retained, *self._items), key=lambda item: item.start)
         self._unclustered, self._is_last_asked = 0, is_last
         return ClusterQuestion(
             np.stack([item.embedding for item in self._asked]),
             np.array([item.weight_seconds for item in self._asked], np.float32),
             speakers_min,
             speakers_max,
+            np.array([item.start for item in self._asked], np.int64),
+            np.array([item.alone for item in self._asked], np.float32),
         )
 
     def abandon_question(self) -> None:
@@ -173,19 +198,22 @@ class SpeakerEvidence:
         asked, labels = self._asked, clusters.labels
         if not asked:
             return False
-        if labels.shape != (len(asked),) or labels.min() < 0 or labels.max() >= len(asked):
+        if labels.shape != (len(asked),) or labels.min() < -1 or labels.max() >= len(asked):
             self.abandon_question()
             return False
         self._asked = []
-        names = self._name(asked, labels)
+        named = np.flatnonzero(labels >= 0)
+        names = self._name([asked[i] for i in named], labels[named]) if len(named) else {}
         for item, label in zip(asked, labels.tolist(), strict=True):
             item.speaker = names.get(label)
+        self.order = tuple(names[label] for label in sorted(names))
         self._update_centroids(asked)
-        self._place_the_rest({id(item) for item in asked if item.speaker is not None})
+        placed = zip(asked, labels.tolist(), strict=True)
+        self._place_the_rest({id(i) for i, label in placed if label < 0 or i.speaker is not None})
         return True
 
     def _name(self, asked: Sequence[EvidenceItem], labels: NDArray[np.int64]) -> dict[int, int]:
-        """Global speaker of each cluster that has one."""
+        """Global speaker of each cluster that has one; items of clusters alone."""
         seconds = np.bincount(labels, [item.weight_seconds for item in asked])
         names = match_clusters(labels, [item.speaker for item in asked], seconds_of(asked))
         appearing = [c for c in dict.fromkeys(labels.tolist()) if c not in names]
@@ -201,6 +229,9 @@ class SpeakerEvidence:
 
     def _update_centroids(self, items: Sequence[EvidenceItem]) -> None:
         self._speakers = sorted({item.speaker for item in items if item.speaker is not None})
+        if not self._speakers:
+            self._centroids = np.zeros((0, 0))
+            return
         units = _unit(np.stack([item.embedding for item in items]).astype(np.float64))
         of = np.array([item.speaker or 0 for item in items])
         self._centroids = _unit(np.stack([units[of == s].mean(axis=0) for s in self._speakers]))
@@ -251,15 +282,16 @@ def seconds_of(items: Sequence[EvidenceItem]) -> NDArray[np.float64]:
 
 
 def _even_choice(items: list[EvidenceItem]) -> list[EvidenceItem]:
-    """Up to ``RETAINED_MAX`` items in their order, spread evenly over each speaker's."""
+    """Up to ``RETAINED_MAX`` items in their order, in runs spread evenly over each speaker's."""
     by_speaker: dict[int | None, list[int]] = {}
     for i, item in enumerate(items):
         by_speaker.setdefault(item.speaker, []).append(i)
-    share = max(1, RETAINED_MAX // max(1, len(by_speaker)))
+    share = max(1, RETAINED_MAX // RETAINED_RUN // max(1, len(by_speaker)))
     chosen: set[int] = set()
     for indexes in by_speaker.values():
-        step = max(1.0, len(indexes) / share)
-        chosen.update(indexes[int(i * step)] for i in range(min(share, len(indexes))))
+        runs = [indexes[i : i + RETAINED_RUN] for i in range(0, len(indexes), RETAINED_RUN)]
+        step = max(1.0, len(runs) / share)
+        chosen.update(j for i in range(min(share, len(runs))) for j in runs[int(i * step)])
     return [items[i] for i in sorted(chosen)][-RETAINED_MAX:]
 
 

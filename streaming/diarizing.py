@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from streaming.asking import Ask
 from streaming.buffer import SampleBuffer
 from streaming.engines import Clusters, DiarizerProfile, Observation, SpeakerChunk
+from streaming.grid_speakers import GridTracker
 from streaming.jobs import PATIENCE_NS, JobKind
 from streaming.publishing import SessionScope
 from streaming.speakers import SpeakerTracker, TrackerState
@@ -33,6 +34,8 @@ class SpeakersState:
     """Everybody who had a turn."""
 
 
+Tracker = SpeakerTracker | GridTracker
+"""Of a diarizer that looks at speech, or at all audio."""
 DueNs = Callable[[JobKind, int, int], int]
 """When the answer about audio up to a sample is due: (kind, sample, now_ns)."""
 
@@ -46,7 +49,7 @@ class SpeakerWork:
         self._profile = profile
         self._scope = scope
         self._chunk_age_max = chunk_age_samples_max
-        self._tracker: SpeakerTracker | None = None
+        self._tracker: Tracker | None = None
         self._names: dict[int, str] = {}
         self._chunks: deque[Span] = deque()
         self._observing: tuple[Span, ...] = ()
@@ -58,8 +61,14 @@ class SpeakerWork:
 
     def begin(self) -> None:
         """From now on the lane's voices are to be told apart; idempotent."""
-        if self._tracker is None and self._profile is not None:
-            self._tracker = SpeakerTracker(self._profile, name_of=self._name)
+        profile = self._profile
+        if self._tracker is not None or profile is None:
+            return
+        self._tracker = (
+            SpeakerTracker(profile, name_of=self._name)
+            if profile.grid is None
+            else GridTracker(profile, profile.grid, name_of=self._name)
+        )
 
     def _name(self, number: int) -> str:
         """Lanes share one series of names: the same number is another person elsewhere."""
@@ -96,8 +105,13 @@ class SpeakerWork:
     @property
     def restart(self) -> int | None:
         """Audio before this sample will not be looked at again; None where none will be."""
-        starts = [self.earliest_needed, self._observing[0].start if self._observing else None]
-        return min((start for start in starts if start is not None), default=None)
+        if self._tracker is None:
+            return None
+        waiting = [*self._observing[:1], *([self._chunks[0]] if self._chunks else [])]
+        starts = [self._tracker.restart_of(chunk) for chunk in waiting]
+        if self._tracker.unseen_from is not None:
+            starts.append(self._tracker.unseen_from)
+        return min(starts, default=None)
 
     @property
     def earliest_needed(self) -> int | None:
@@ -126,6 +140,8 @@ class SpeakerWork:
         """What the diarizer should answer now; ``is_last``: no speech will follow."""
         if self._tracker is None or self.has_given_up:
             return []
+        held = Span(buffer.start, max(buffer.start, min(judged, buffer.end)))
+        self._tracker.receive_audio(held, is_last=is_last)
         asks = [
             self._ask_chunks(self._tracker, buffer, judged, now_ns, due_ns),
             self._ask_clusters(self._tracker, now_ns, is_last=is_last),
@@ -134,13 +150,14 @@ class SpeakerWork:
 
     def _ask_chunks(
         self,
-        tracker: SpeakerTracker,
+        tracker: Tracker,
         buffer: SampleBuffer,
         judged: int,
         now_ns: int,
         due_ns: DueNs,
     ) -> Ask | None:
-        self._chunks += tracker.take_chunks()
+        # Nobody speaks where there is no audio: muted for an hour, a lane asks nothing.
+        self._chunks += [chunk for chunk in tracker.take_chunks() if buffer.has_audio(chunk)]
         self._drop_late_chunks(judged - self._chunk_age_max)
         if self._observing or not self._chunks:
             return None
@@ -156,7 +173,7 @@ class SpeakerWork:
             self._chunks.popleft()
             self._scope.stats.dropped_chunks += 1
 
-    def _ask_clusters(self, tracker: SpeakerTracker, now_ns: int, *, is_last: bool) -> Ask | None:
+    def _ask_clusters(self, tracker: Tracker, now_ns: int, *, is_last: bool) -> Ask | None:
         if self._observing or self._chunks:
             return None
         self._had_last_question = is_last and not tracker.is_asked

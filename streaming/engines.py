@@ -140,12 +140,30 @@ class ClusterQuestion:
     """Speech behind each embedding, shape (items,)."""
     speakers_min: int | None = None
     speakers_max: int | None = None
+    starts: NDArray[np.int64] | None = None
+    """First sample of the chunk behind each embedding, shape (items,): neighbours are mostly one
+    voice, and local speakers of one chunk are not. None where it is not known."""
+    alone: NDArray[np.float32] | None = None
+    """Share of its chunk in which the local speaker speaks and nobody else, shape (items,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
     labels: NDArray[np.int64]
-    """Cluster of each embedding, shape (items,), numbered from 0 without gaps."""
+    """Cluster of each embedding, shape (items,), numbered from 0 without gaps; -1 for one that is
+    nobody's, because others of its chunk fit all clusters better."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameGrid:
+    """Chunks and frames of a diarizer that looks at all audio, in its own exact seconds."""
+
+    chunk_seconds: float
+    hop_seconds: float
+    frame_seconds: float
+    frame_hop_seconds: float
+    pause_seconds_max: float
+    """Shorter pauses belong to a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +174,9 @@ class DiarizerProfile:
     hop_samples: int
     chunk_samples_min: int
     """Speech shorter than this gets no observation of its own."""
+    grid: FrameGrid | None = None
+    """Where chunks lie on one grid over all audio, whoever speaks: the activity of a shorter one
+    is that of the whole chunk, with silence behind it. None where they lie in speech."""
 
 
 class VoiceActivity(Protocol):

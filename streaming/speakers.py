@@ -139,6 +139,13 @@ class SpeakerTracker:
         for span in state.utterances:
             self.receive_speech(span, is_open=False)
 
+    def restart_of(self, chunk: Span) -> int:
+        """Audio before this sample was looked at before the chunk was."""
+        return chunk.start
+
+    def receive_audio(self, held: Span, *, is_last: bool) -> None:
+        """Of no use here: chunks lie in speech."""
+
     def receive_speech(self, span: Span, *, is_open: bool) -> None:
         """Hear of an utterance: as far as it goes by now, or, with ``is_open`` false, all of it.
 
@@ -175,6 +182,11 @@ class SpeakerTracker:
             (max(u.span.start, min(u.next_start, u.span.end - size)) for u in self._untaken),
             default=None,
         )
+
+    @property
+    def unseen_from(self) -> int | None:
+        """Where audio begins that is in no chunk yet, and will be; None where there is none."""
+        return self.earliest_needed
 
     def receive_observations(
         self, chunks: Sequence[Span], observations: Sequence[Observation]
@@ -250,18 +262,20 @@ class SpeakerTracker:
         added_seconds = max(0, span.end - max(before, span.start)) / SAMPLE_RATE_HZ
         seconds = observation.activity.mean(axis=0) * added_seconds
         items = tuple(
-            self._take_evidence(embedding, weight)
+            self._take_evidence(embedding, weight, span.start)
             for embedding, weight in zip(observation.embeddings, seconds.tolist(), strict=True)
         )
         utterance.chunks.insert(at, _Chunk(span, observation.activity, items))
         self._forget_turns_of(utterance)
 
-    def _take_evidence(self, embedding: Embedding, weight_seconds: float) -> EvidenceItem | None:
+    def _take_evidence(
+        self, embedding: Embedding, weight_seconds: float, start: int
+    ) -> EvidenceItem | None:
         if not self._evidence.fits(embedding):
             self.embeddings_dropped += 1
             return None
         # A local speaker who is never active is none.
-        return self._evidence.add(embedding, weight_seconds) if weight_seconds > 0 else None
+        return self._evidence.add(embedding, weight_seconds, start) if weight_seconds > 0 else None
 
     def _make_room(self, embeddings: int) -> None:
         """Settle the oldest tenth of the chunks when the evidence is full."""

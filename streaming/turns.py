@@ -19,8 +19,7 @@ TURN_FRAME_SAMPLES = 320
 """20 ms: finer than any boundary that a speaker model can place, and about the frame of pyannote's
 segmentation models (17 ms)."""
 FLIP_SAMPLES_MAX = 6_400
-"""0.4 s: a change of speaker and back within it is a stray vote, not a turn. Shorter than half of
-any hop in use, so that a whole chunk's vote is never overruled."""
+"""0.4 s: a change of speaker and back within it is a stray vote of one chunk, not a turn."""
 CHUNK_EDGE_WEIGHT = 0.1
 """An embedding tells most about the middle of its chunk; at the edges, where a neighbour's middle
 is, its vote counts a tenth."""

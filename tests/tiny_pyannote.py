@@ -13,6 +13,7 @@ LOCAL_SPEAKERS = 3
 DIMENSION = 24
 _VBX = {"threshold": 0.6, "Fa": 0.07, "Fb": 0.8}
 _AHC = {"method": "centroid", "min_cluster_size": 2, "threshold": 0.7}
+_GROUPING: dict[str, dict[str, Any]] = {"VBxClustering": _VBX, "AgglomerativeClustering": _AHC}
 
 
 def build_pipeline(
@@ -21,11 +22,12 @@ def build_pipeline(
     clustering: str = "VBxClustering",
     powerset: bool = True,
     has_numbers: bool = True,
+    grouping: dict[str, float] | None = None,
     **changes: Any,
 ) -> Path:
     """``changes`` go to the pipeline's parameters in ``config.yaml``.
 
-    Without ``has_numbers``, every embedding is NaN.
+    ``grouping`` to its clustering's. Without ``has_numbers``, every embedding is NaN.
     """
     prepare_torch(None)
     import torch
@@ -51,9 +53,7 @@ def build_pipeline(
         },
         "params": {
             "segmentation": thresholds,
-            "clustering": {"VBxClustering": _VBX, "AgglomerativeClustering": _AHC}.get(
-                clustering, {}
-            ),
+            "clustering": _GROUPING.get(clustering, {}) | (grouping or {}),
         },
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))

@@ -77,6 +77,13 @@ class SpeakerEncoder:
         return rows
 
     @torch.inference_mode()
+    def embed_frames(self, windows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """One row of length 1 per window of mel frames, shape (frames, bands), of any length."""
+        packed = torch.nn.utils.rnn.pack_sequence(list(windows), enforce_sorted=False)
+        _, (hidden, _) = self._lstm(packed)
+        return torch.nn.functional.normalize(torch.relu(self._linear(hidden[-1])), dim=1)
+
+    @torch.inference_mode()
     def _embed_batch(self, batch: Samples) -> NDArray[np.float32]:
         mels = mel_spectrogram(torch.from_numpy(batch.astype(np.float32) / 32768))
         _, (hidden, _) = self._lstm(mels)

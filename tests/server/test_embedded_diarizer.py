@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from numpy.typing import NDArray
 
-from server.engines.embedded_diarizer import EmbeddedDiarizer, merge_groups
+from server.engines.embedded_diarizer import EmbeddedDiarizer
 from server.engines.errors import EngineUnavailable
 from server.engines.ge2e import SpeakerEncoder, find_weights, mel_spectrogram
 from server.engines.registry import EngineSpec, build
@@ -18,45 +17,10 @@ from streaming.engines import ClusterQuestion, Samples, SpeakerChunk
 from streaming.events import SessionStage
 from streaming.speakers import SpeakerTracker
 from streaming.timeline import SAMPLE_RATE_HZ, Span
+from tests.server.test_embedded_grouping import voices
 
 LIBRISPEECH = Path(__file__).parents[3] / "shared" / "data" / "librispeech"
 DEMO_CLIP = Path(__file__).parents[2] / "server" / "assets" / "demo_clip"
-
-
-def voices(counts: list[int], spread: float, apart: float) -> NDArray[np.float64]:
-    """Random unit vectors around ``len(counts)`` directions, in blocks."""
-    rng = np.random.default_rng(7)
-    common = np.ones(64) / 8
-    rows = []
-    for voice, count in enumerate(counts):
-        centre = common.copy()
-        centre[voice::8] += apart
-        rows.append(centre + rng.normal(0, spread, (count, 64)))
-    found = np.concatenate(rows)
-    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
-
-
-def merged(units: NDArray[np.float64], groups_min: int = 1, groups_max: int = 99) -> int:
-    labels = np.arange(len(units)) // 5
-    weights = np.full(len(units), 0.8, np.float32)
-    return int(merge_groups(units, labels, weights, groups_min, groups_max).max()) + 1
-
-
-def test_groups_of_one_voice_are_merged_and_voices_kept_apart() -> None:
-    assert merged(voices([40], spread=0.06, apart=0.4)) == 1
-    assert merged(voices([20, 20, 20], spread=0.06, apart=0.4)) == 3
-
-
-def test_hints_bound_the_number_of_groups() -> None:
-    assert merged(voices([20, 20, 20], spread=0.06, apart=0.4), groups_max=2) == 2
-    assert merged(voices([40], spread=0.06, apart=0.4), groups_min=2) == 2
-
-
-def test_a_group_without_enough_speech_is_no_speaker() -> None:
-    units = voices([40, 3], spread=0.06, apart=0.4)
-    labels = np.array([0] * 40 + [1] * 3)
-    weights = np.full(43, 0.8, np.float32)
-    assert merge_groups(units, labels, weights, 1, 43).max() == 0
 
 
 def test_mel_spectrogram_of_a_tone_lies_in_its_band() -> None:

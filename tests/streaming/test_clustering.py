@@ -10,6 +10,7 @@ from streaming.clustering import (
     ITEMS_MAX,
     NEW_SPEAKER_SECONDS,
     RETAINED_MAX,
+    RETAINED_RUN,
     Embedding,
     EvidenceItem,
     SpeakerEvidence,
@@ -139,7 +140,7 @@ def test_an_answer_that_does_not_fit_is_refused() -> None:
     evidence = SpeakerEvidence()
     assert not evidence.receive(Clusters(np.array([0])))
     items = add(evidence, ALICE, BOB)
-    for labels in ([0], [0, -1], [0, 2]):
+    for labels in ([0], [0, -2], [0, 2]):
         assert not answer(evidence, labels)
         assert not evidence.is_asked
         items += add(evidence, ALICE)
@@ -213,7 +214,53 @@ def test_each_released_voice_keeps_an_even_choice_of_its_own() -> None:
     evidence.release(items)
     question = ask(evidence, is_last=True)
     assert question is not None
-    assert question.embeddings.sum(axis=0).tolist() == [160, 160, 10]
+    assert question.embeddings.sum(axis=0).tolist() == [320, 300, 10]
+
+
+def test_what_the_engine_leaves_out_is_nobodys() -> None:
+    """It shares a chunk with somebody who fits better: the nearest voice is not theirs."""
+    evidence = SpeakerEvidence()
+    items = add(evidence, ALICE, ALICE)
+    assert answer(evidence, [0, -1])
+    assert speakers(items) == [1, None]
+    add(evidence, ALICE)
+    assert answer(evidence, [-1, -1, -1])
+    assert (evidence.order, speakers(items)) == ((), [None, None])
+
+
+def test_evidence_can_be_taken_back() -> None:
+    evidence = SpeakerEvidence()
+    first, second = add(evidence, ALICE, BOB)
+    evidence.forget([first])
+    question = ask(evidence)
+    assert question is not None
+    assert question.embeddings.tolist() == [second.embedding.tolist()]
+
+
+def test_evidence_is_asked_about_in_order_of_time() -> None:
+    evidence = SpeakerEvidence()
+    late, early = evidence.add(BOB, 5.0, start=9_000), evidence.add(ALICE, 5.0, start=0)
+    question = ask(evidence)
+    assert question is not None
+    assert question.starts is not None
+    assert question.starts.tolist() == [0, 9_000]
+    assert question.embeddings[0].tolist() == ALICE.tolist()
+    evidence.receive(Clusters(np.array([0, 1])))
+    assert speakers([early, late]) == [1, 2]
+
+
+def test_what_is_retained_lies_in_runs_of_neighbours() -> None:
+    evidence = SpeakerEvidence()
+    items = [evidence.add(ALICE, 5.0, start=i) for i in range(ITEMS_MAX)]
+    answer(evidence, [0] * ITEMS_MAX)
+    evidence.release(items)
+    assert len(evidence) == RETAINED_MAX
+    question = ask(evidence, is_last=True)
+    assert question is not None
+    assert question.starts is not None
+    runs = question.starts.reshape(-1, RETAINED_RUN)
+    assert (np.diff(runs, axis=1) == 1).all()
+    assert runs[-1, -1] > ITEMS_MAX * 0.9
 
 
 def test_unnamed_evidence_is_not_retained() -> None:
