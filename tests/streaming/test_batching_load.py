@@ -211,8 +211,8 @@ def test_an_upload_keeps_the_pace_of_speech_where_live_partials_would_take_every
 
 @pytest.mark.parametrize("live", [10, 20, 40, 60])
 def test_partials_thin_out_under_load_and_come_back(live: int) -> None:
-    """An engine that 10 talkers keep busy for 65 % of the time, and 20 for all of it, but with calls
-    that have room for as many again; 40 and 60 are too many."""
+    """An engine that 10 talkers keep busy for 65 % of the time, and 20 for all of it, but with
+    calls that have room for as many again; 40 and 60 are too many."""
     hall = Hall(Engine(call_ms=30, ms_per_second=1.5), live=live, talks_until_s=90)
     hall.run(90)
     assert max(hall.final_waits_ns) <= hall.final_wait_ns_max
