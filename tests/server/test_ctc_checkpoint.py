@@ -1,7 +1,6 @@
 """Whatever is wrong with a CTC checkpoint is told in one line, with what to do."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,9 @@ from server.engines.registry import EngineSpec, OptionValue
 from streaming.events import SessionStage
 from tests.tiny_ctc import build_ctc, save_tokenizer
 
+pytestmark = pytest.mark.usefixtures("torch_threads")
+
 CTC = {"architectures": ["Wav2Vec2ForCTC"], "model_type": "wav2vec2"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> Iterator[None]:
-    """Engines set them for the whole process."""
-    import torch
-
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def spec(model: Path | str | None, **options: OptionValue) -> EngineSpec:

@@ -1,7 +1,6 @@
 """Whatever is wrong with a pyannote pipeline is told in one line, with what to do."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,7 @@ from server.engines.registry import EngineSpec, OptionValue
 from streaming.events import SessionStage
 from tests.tiny_pyannote import build_pipeline
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> Iterator[None]:
-    """Engines set them for the whole process."""
-    import torch
-
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("torch_threads")
 
 
 def spec(model: Path | str | None, **options: OptionValue) -> EngineSpec:

@@ -1,6 +1,6 @@
 """The pyannote diarizer says of each chunk what the pipeline itself says of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,9 @@ from streaming.timeline import SAMPLE_RATE_HZ, Span
 from streaming.turns import Turn
 from tests.tiny_pyannote import CHUNK_SECONDS, DIMENSION, build_pipeline
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("torch_threads")]
 
 CHUNK_SAMPLES = int(CHUNK_SECONDS * SAMPLE_RATE_HZ)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def diarizer_over(folder: Path) -> PyannoteDiarizer:
