@@ -116,6 +116,34 @@ class GroupCommit:
                 "the next deletion or a restart empties it"
             )
 
+    async def rewrite(self, bytes_max: int) -> None:
+        """Write the whole file anew, with nothing in it but what is stored; captions wait.
+
+        SQLite's ``secure_delete`` clears what is deleted, but a row that moved to another page
+        before may have left a copy in the unused part of the old one. Files above ``bytes_max``
+        stay as they are, and so does PostgreSQL's. Raises: StoreError.
+        """
+        if self._connection.dialect.name != "sqlite":
+            return
+        try:
+            async with self._connection_in_use:
+                await _vacuum(self._connection, bytes_max)
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise StoreError(
+                "deleted, but the file could not be written anew, and may hold remains of the text"
+            ) from error
+
+
+async def _vacuum(writer: AsyncConnection, bytes_max: int) -> None:
+    raw = (await writer.get_raw_connection()).driver_connection
+    assert raw is not None
+    async with raw.execute(
+        "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+    ) as cursor:
+        (size_bytes,) = await cursor.fetchone()
+    if size_bytes <= bytes_max:
+        await raw.execute("VACUUM")
+
 
 async def _truncate_log(writer: AsyncConnection, patience_ms: int) -> bool:
     """True where a reader held the log for longer than that."""

@@ -26,6 +26,8 @@ CONTACT_SECONDS_MIN = 3 * SWEEP_SECONDS
 them when it has been in contact for so long, and so had they."""
 SESSIONS_PER_SWEEP_MAX = 100
 """Deleted in one sweep; a store that has grown for months is cleared over several of them."""
+REWRITE_EVERY = timedelta(hours=1)
+"""Captions wait while the file is written anew; sessions end all day."""
 
 _log = structlog.get_logger(__name__)
 
@@ -60,6 +62,8 @@ class Retention:
         self._metrics = metrics
         self._contact: tuple[datetime, datetime] | None = None
         """First and last sweep of those that followed each other without a gap."""
+        self._has_deleted = False
+        self._rewritten_at: datetime | None = None
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -82,6 +86,7 @@ class Retention:
         await self._store.erase_checkpoints(now)
         if self._options.keep is not None:
             await self._delete_before(now - self._options.keep)
+        await self._rewrite(now)
         await self._store.scrub()
 
     async def _close_interrupted(self, now: datetime) -> None:
@@ -110,7 +115,15 @@ class Retention:
 
     async def _delete_before(self, moment: datetime) -> None:
         for session_id in await self._store.ended_before(moment, limit=SESSIONS_PER_SWEEP_MAX):
+            self._has_deleted = True
             while not await self._store.prune(session_id):
                 pass
             _log.info("session deleted: past its time", session_id=session_id)
             self._metrics.sessions_swept.labels("deleted").inc()
+
+    async def _rewrite(self, now: datetime) -> None:
+        is_due = self._rewritten_at is None or now - self._rewritten_at >= REWRITE_EVERY
+        if self._has_deleted and is_due:
+            await self._store.rewrite()
+            _log.info("the store's file was written anew, for what was deleted")
+            self._has_deleted, self._rewritten_at = False, now

@@ -250,8 +250,9 @@ def make_engine(url: URL, *, synchronous: Synchronous, is_writer: bool) -> Async
 
 
 def _writer_pragmas(synchronous: Synchronous) -> list[str]:
-    # secure_delete writes zeros over deleted text.
-    return ["journal_mode=WAL", f"synchronous={synchronous}", "secure_delete=ON"]
+    # secure_delete writes zeros over deleted text; a file that is written anew has no copy in /tmp.
+    always = ["journal_mode=WAL", "secure_delete=ON", "temp_store=MEMORY"]
+    return [*always, f"synchronous={synchronous}"]
 
 
 _READER_PRAGMAS = ["query_only=ON", "wal_autocheckpoint=0"]

@@ -51,6 +51,8 @@ EVENTS_PAGE_MAX = 1000
 
 CHECKPOINT_BYTES_MAX = 64 * 1024
 """Twenty speakers' centroids are 20 kB, all else is less; it is written again at each commit."""
+REWRITE_BYTES_MAX = 64 * 1024 * 1024
+"""Of a file that is written anew after a deletion: about half a second, in which captions wait."""
 SCRUB_PATIENCE_MS = 200
 """For readers of the log that is to be emptied: captions wait meanwhile, and it is tried again."""
 
@@ -285,6 +287,7 @@ class TranscriptStore:
     async def delete_session(self, session_id: str) -> None:
         """Remove a session and every byte of its text from the database and its log.
 
+        Of a file above ``REWRITE_BYTES_MAX``, unused parts of pages may keep some.
         Raises: StoreError for an unknown session, or where the log could not be emptied (the
         text is then gone from all answers; a later deletion or restart empties the log).
         """
@@ -295,6 +298,7 @@ class TranscriptStore:
         )
         self._is_log_dirty = True
         await self._writer.submit(Change(statements, f"no session {session_id}"))
+        await self.rewrite()
         await self._empty_log(schema.BUSY_TIMEOUT_MS)
 
     # Housekeeping: ``retention.py`` calls it
@@ -363,6 +367,14 @@ class TranscriptStore:
         )
         self._is_log_dirty = True
         return await self._writer.submit(Change(statements)) > 0
+
+    async def rewrite(self) -> None:
+        """Leave nothing of what was deleted in unused parts of the file, unless it is large.
+
+        Raises: StoreError.
+        """
+        self._is_log_dirty = True
+        await self._writer.rewrite(REWRITE_BYTES_MAX)
 
     async def scrub(self) -> None:
         """Take what was erased since the last time out of the write-ahead log.

@@ -1,7 +1,10 @@
 """Sweeps: dead servers' sessions are closed, old ones deleted, and the text leaves the files."""
 
 import asyncio
+import sqlite3
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -218,6 +221,36 @@ def canary(number: int) -> str:
 SIZES = st.lists(st.integers(1, 6_000), min_size=1, max_size=12)
 
 
+BALANCED = [[180, 660], [1, 310, 3980, 1, 2600, 1, 1], [1740, 1, 1]]
+"""When the first of them goes, pages are balanced: a copy of the last one's row stays behind."""
+
+
+async def fill(store: TranscriptStore, sessions: list[list[int]]) -> None:
+    """Sessions of texts of these sizes, each with a word of its own, written in turn."""
+    for number in range(len(sessions)):
+        await store.create_session(record(f"s{number}"))
+    for seq in range(1, 13):
+        for number, sizes in enumerate(sessions):
+            if seq <= len(sizes):
+                line = canary(number) * (sizes[seq - 1] // 10 + 1)
+                events = [final(seq, line)]
+                await store.append(f"s{number}", events, checkpoint=line.encode())
+
+
+def remains(path: Path, sessions: list[list[int]]) -> set[int]:
+    """Numbers of the sessions of which something can be found."""
+    kept = stored_bytes(path)
+    return {number for number in range(len(sessions)) if canary(number).encode() in kept}
+
+
+async def check_deletion(path: Path, sessions: list[list[int]], deleted: Iterable[int]) -> None:
+    async with opened(path) as store:
+        await fill(store, sessions)
+        for number in deleted:
+            await store.delete_session(f"s{number}")
+        assert remains(path, sessions) == set(range(len(sessions))).difference(deleted)
+
+
 @settings(max_examples=12, deadline=None)
 @given(sessions=st.lists(SIZES, min_size=2, max_size=10), data=st.data())
 def test_no_byte_of_a_deleted_session_stays_wherever_its_rows_had_been(
@@ -226,22 +259,38 @@ def test_no_byte_of_a_deleted_session_stays_wherever_its_rows_had_been(
     """Rows of all sizes move between pages as their neighbours come and go."""
     deleted = data.draw(st.sets(st.sampled_from(range(len(sessions))), min_size=1))
     path = tmp_path_factory.mktemp("store") / "captions.db"
+    asyncio.run(check_deletion(path, sessions, deleted))
 
-    async def run() -> None:
-        async with opened(path) as store:
-            for number in range(len(sessions)):
-                await store.create_session(record(f"s{number}"))
-            for seq in range(1, 13):
-                for number, sizes in enumerate(sessions):
-                    if seq <= len(sizes):
-                        line = canary(number) * (sizes[seq - 1] // 10 + 1)
-                        events = [final(seq, line)]
-                        await store.append(f"s{number}", events, checkpoint=line.encode())
-            for number in deleted:
-                await store.delete_session(f"s{number}")
-            kept = stored_bytes(path)
-            every = set(range(len(sessions)))
-            found = {number for number in every if canary(number).encode() in kept}
-            assert found == every - deleted
 
-    asyncio.run(run())
+async def test_no_copy_that_balancing_made_stays(tmp_path: Path) -> None:
+    await check_deletion(tmp_path / "captions.db", BALANCED, [0, 2])
+
+
+@pytest.mark.parametrize(("bytes_max", "is_anew"), [(4_096, False), (1 << 20, True)])
+async def test_a_large_file_is_not_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_max: int, is_anew: bool
+) -> None:
+    monkeypatch.setattr("server.store.REWRITE_BYTES_MAX", bytes_max)
+    path = tmp_path / "captions.db"
+    async with opened(path) as store:
+        await fill(store, BALANCED)
+        await store.delete_session("s1")
+        with closing(sqlite3.connect(path)) as reader:
+            ((unused_pages,),) = reader.execute("PRAGMA freelist_count")
+    assert (unused_pages == 0) == is_anew
+
+
+async def test_sweeps_write_the_file_anew_once_an_hour(tmp_path: Path) -> None:
+    async with opened(tmp_path / "captions.db") as store:
+        await fill(store, BALANCED)
+        for number in range(3):
+            ended = NOON + timedelta(minutes=20 * number)
+            await store.finish_session(f"s{number}", "done", ended)
+        sweeps = sweeper(store, keep=timedelta(days=1))
+        found = []
+        for minute in (10, 30, 50, 69, 70):
+            with structlog.testing.capture_logs() as logs:
+                await sweeps.sweep(NOON + timedelta(days=1, minutes=minute))
+            found.append(sum("written anew" in entry["event"] for entry in logs))
+        assert found == [1, 0, 0, 0, 1]
+        assert remains(tmp_path / "captions.db", BALANCED) == set()
