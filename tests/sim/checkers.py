@@ -296,6 +296,26 @@ def check_words(
     assert texts == order, f"out of order: {texts}"
 
 
+def arrived_words(
+    spoken: Sequence[SpokenWord],
+    lane: int,
+    frames: int,
+    before: Sequence[Event] = (),
+    frames_before: int = 0,
+) -> list[SpokenWord]:
+    """Words of which all audio has come: to the server that had the session last (``frames``), or
+    to those that died before it (``frames_before``) and told them in events that they stored.
+
+    Such a session goes on from an earlier frame, and its client may never send the rest again.
+    """
+    told = {word.text for word in _heard(before, lane)}
+    return [
+        word
+        for word in spoken
+        if word.sent_frame <= frames or (word.sent_frame <= frames_before and word.text in told)
+    ]
+
+
 def _heard(events: Sequence[Event], lane: int) -> list[CaptionWord]:
     finals = [e for e in events if isinstance(e, Final) and e.lane == lane]
     return [word for final in finals for word in final.words]

@@ -46,6 +46,10 @@ class Books:
     stale_answers: int = 0
     in_flight: dict[int, Job] = field(default_factory=dict)
     is_reconfigured: bool = False
+    frames_heard_before: int = 0
+    """As far as servers that died had received."""
+    rows_before: int = 0
+    """Events that they left in the store."""
 
     def cuts(self, lane: int) -> list[Span]:
         """The breaks, as what a word cannot lie across."""
@@ -149,6 +153,8 @@ class Host:
         self._acks.forget_credit()
         # What the dead one found out and did not store, the next one finds out for itself.
         stored = self._store.events(self.id)
+        frames = max(self.books.frames_heard_before, self.session.frames_received)
+        self.books.frames_heard_before, self.books.rows_before = frames, len(stored)
         gaps = Counter(event.lane for event in stored if isinstance(event, Gap))
         self.books.lost_finals = gaps
         self.books.in_flight.clear()

@@ -219,9 +219,12 @@ class SessionWorld:
 
     def _check_words(self, host: Host, events: list[Event]) -> None:
         frames, books = host.session.frames_received, host.books
+        before = self._store.events(host.id)[: books.rows_before]
         for lane, spoken in host.script.spoken.items():
             # A word that is cut by the end of the audio has none of its text, or all of it.
-            arrived = [word for word in spoken if word.sent_frame <= frames]
+            arrived = checkers.arrived_words(
+                spoken, lane, frames, before, books.frames_heard_before
+            )
             lies = books.lies.get(lane, [])
             checkers.check_words(events, lane, arrived, books.cuts(lane), lies)
             if host.is_well_diarized and host.script.names[lane] is None:
