@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from streaming.timeline import SAMPLE_RATE_HZ
 from streaming.wire import Ack, AudioFormat
 
+ACK_SAMPLES = SAMPLE_RATE_HZ
+"""Progress that is worth a message."""
+
 
 class Credit:
     """How far ahead of its captions a session's audio may run."""

@@ -35,11 +35,17 @@ class Keeper:
         self._heard_frames = heard
         self.kept_frame = self.taken_frame = frame
         """The restart of the checkpoint that is stored, and that of the one taken last."""
+        self._was_replay = self.is_replay
 
     @property
     def is_replay(self) -> bool:
         """What comes now was heard before: what its messages did is known."""
         return self._intake.frames_received < self._heard_frames
+
+    def ends_replay(self) -> bool:
+        """True once, when all that was heard before has come again."""
+        was_replay, self._was_replay = self._was_replay, self.is_replay
+        return was_replay and not self._was_replay
 
     @property
     def heard_frames(self) -> int:

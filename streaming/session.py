@@ -14,7 +14,7 @@ after it; S4 an answer is taken once, a late one is counted and dropped.
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from streaming.acking import Acknowledgements, Credit
+from streaming.acking import ACK_SAMPLES, Acknowledgements, Credit
 from streaming.asking import Ask
 from streaming.checkpoint import VOICES_BYTES_MAX, Checkpoint, encode, first_checkpoint
 from streaming.closing import closing_event
@@ -36,8 +36,6 @@ IDLE_FLUSH_NS = 1_000_000_000
 """Without audio for this long the open utterance is closed: a muted speaker has stopped."""
 SPEAKER_GRACE_NS = 15_000_000_000
 """How long the end of a session waits for the diarizer's last pass."""
-ACK_SAMPLES = SAMPLE_RATE_HZ
-"""Progress that is worth a message."""
 BUFFER_MARGIN_SAMPLES = 3 * SAMPLE_RATE_HZ
 """A resampler gives up to a second of audio at once; what comes again after a crash begins with
 left context, which is not part of the credit."""
@@ -145,6 +143,11 @@ class Session:
                 lane.skip(piece.skipped_samples, now_ns)
             lane.last_audio_ns = now_ns
             self._stirred[lane.index] = lane
+        if self._keeper.ends_replay():
+            # A decoder that the last owner flushed gave more than this one gives by itself.
+            for lane in self._lanes.values():
+                if lane.is_catching_up:
+                    self._flush_tail(lane)
 
     def set_lane(self, index: int, name: str | None) -> None:
         """Add a lane of tagged audio, or say whose its audio is from now on; idempotent.
@@ -341,21 +344,23 @@ class Session:
         return is_unsettled and not lane.is_catching_up
 
     def _rest_idle_lanes(self, now_ns: int) -> None:
-        before_ns = now_ns - IDLE_FLUSH_NS
-        idle = [lane for lane in self._lanes.values() if lane.last_audio_ns <= before_ns]
-        for lane in idle:
-            if self._waits(lane):
+        for lane in self._lanes.values():
+            if lane.last_audio_ns <= now_ns - IDLE_FLUSH_NS and self._waits(lane):
                 self._rest(lane)
                 lane.last_audio_ns = now_ns
 
     def _rest(self, lane: Lane) -> None:
         """Its talker has paused: what was heard ends here, to the last sample."""
+        self._flush_tail(lane)
+        lane.end_utterance()
+        self._stirred[lane.index] = lane
+
+    def _flush_tail(self, lane: Lane) -> None:
+        """Samples that wait for more audio; those of all channels, where these share a decoder."""
         for piece in self._intake.flush(lane.index):
             of_lane = self._lanes[piece.lane]
             of_lane.receive(piece.samples, of_lane.last_audio_ns)
             self._stirred[of_lane.index] = of_lane
-        lane.end_utterance()
-        self._stirred[lane.index] = lane
 
     @property
     def is_quiet(self) -> bool:

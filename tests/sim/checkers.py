@@ -279,8 +279,13 @@ def check_words(
     utterance was made to end in the middle of (``breaks``), or that an engine lied about."""
     gaps = [e.span for e in events if isinstance(e, Gap) and e.lane == lane]
     excuses = [*gaps, *breaks, *lies]
-    heard = [word for word in _heard(events, lane) if not _touches(word.span, lies)]
     required = {word.text for word in spoken if not _overlaps(word.span, excuses)}
+    # At the very edge of a lie may stand what it made up, or a word that it could not reach.
+    heard = [
+        word
+        for word in _heard(events, lane)
+        if word.text in required or not _touches(word.span, lies)
+    ]
     texts = [word.text for word in heard]
     assert len(set(texts)) == len(texts), f"words came twice: {texts}"
     missing = required - set(texts)

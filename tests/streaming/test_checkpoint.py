@@ -27,7 +27,7 @@ from streaming.speakers import TrackerState
 from streaming.timeline import Span
 from streaming.windows import OpenWindowState
 from streaming.wire import AudioFormat, Configure, Encoding, Start
-from tests.fakes import of_type, silence, word_texts
+from tests.fakes import Desk, of_type, silence, word_texts
 from tests.owners import (
     Client,
     Meeting,
@@ -204,6 +204,46 @@ def test_what_is_never_sent_again_is_silence_at_the_end() -> None:
     assert done.audio_seconds == pytest.approx(decode(point.body).heard_frames / 48_000, abs=0.11)
     check_order(desk.stored)
     check_captions(desk.stored)
+
+
+@pytest.mark.parametrize("packet", [480, 4_800, 10**9])
+@pytest.mark.parametrize("is_tagged", [False, True])
+def test_what_was_heard_before_a_pause_is_heard_again_without_the_audio_after_it(
+    is_tagged: bool, packet: int
+) -> None:
+    """The last owner flushed the resampler in the pause; the next one must, or it waits for more
+    audio while the client waits for credit."""
+    audio = AudioFormat(sample_rate=48_000, tagged=is_tagged)
+    data = encoded([talk(3, 5, pause_s=0.5)[:-7_990]], 48_000, "pcm_s16le")
+    client = Client(Start(audio=audio, language="en"), data, changes="fingerprints")
+
+    def send(desk: Desk, frames: int) -> None:
+        if is_tagged:
+            desk.session.set_lane(0, None)
+        while (place := desk.session.frames_received) < client.frames:
+            end = min(place + frames, client.frames)
+            desk.send(b"\x00" * is_tagged + data[2 * place : 2 * end])
+
+    reference = client.desk()
+    send(reference, 4_800)
+    reference.wait(2)
+    reference.end()
+    desk = client.desk()
+    desk.holds = lambda job: job.kind is JobKind.RECOGNIZE and job.is_final
+    send(desk, 4_800)
+    desk.wait(2)
+    desk._answer(desk.held.pop(0))
+    desk.settle()
+    assert desk.point is not None
+    assert decode(desk.point.body).heard_frames == client.frames
+    desk = client.desk(desk, 2)
+    assert desk.session.frames_received < client.frames
+    send(desk, packet)
+    assert len(desk_texts(desk)) == 2
+    assert desk.session.is_quiet
+    assert desk.session.backlog_samples == 0
+    desk.end()
+    check_same(desk, reference)
 
 
 def test_an_owner_to_whom_nothing_is_sent_comes_to_an_end() -> None:
