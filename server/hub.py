@@ -200,10 +200,11 @@ class Hub:
 
         A full server still lets in those who may come back for a session that waits for them.
         """
-        if not self.is_ready or not self._has_waiting(tenant):
+        if not self.is_ready or not self.has_waiting(tenant):
             self.admit(tenant)
 
-    def _has_waiting(self, tenant: str) -> bool:
+    def has_waiting(self, tenant: str) -> bool:
+        """A session of this tenant has no connection, and somebody may come back to it."""
         return any(
             live.record.tenant == tenant and not live.is_attached for live in self._live.values()
         )

@@ -118,15 +118,10 @@ class Overload:
         Nobody who comes back is refused; so they are told apart as far as that is possible before
         they have said a word.
         """
-        if request.query.get(RESUME_QUERY) or self._has_waiting(tenant):
+        if request.query.get(RESUME_QUERY) or self._hub.has_waiting(tenant):
             return ResumeDesk(self._hub, self)
         self.check()
         return self._hub
-
-    def _has_waiting(self, tenant: str) -> bool:
-        return any(
-            live.record.tenant == tenant and not live.is_attached for live in self._hub.sessions
-        )
 
     def check(self, *, is_connected: bool = False) -> None:
         """Raises: Overloaded where one more session may not start; its connection may be there."""

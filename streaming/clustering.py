@@ -188,12 +188,11 @@ class SpeakerEvidence:
         circle: the next question waits for new evidence, or for the end."""
         self._asked = []
 
-    def receive(self, clusters: Clusters, *, is_last: bool = False) -> bool:
+    def receive(self, clusters: Clusters) -> bool:
         """Name the clusters of the awaited answer.
 
         False where it does not fit the question (then that is abandoned), or none is awaited.
-
-        With ``is_last`` every embedding gets the nearest speaker, however far.
+        After the last question every embedding gets the nearest speaker, however far.
         """
         asked, labels = self._asked, clusters.labels
         if not asked:
