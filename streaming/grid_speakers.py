@@ -15,16 +15,15 @@ evidence of a provisional chunk outlives it; G3 nothing grows without bound: chu
 """
 
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streaming.clustering import NEAR_COSINE, NEW_SPEAKER_SECONDS, EvidenceItem, SpeakerEvidence
-from streaming.engines import ClusterQuestion, Clusters, DiarizerProfile, FrameGrid, Observation
-from streaming.speakers import SETTLED_TURNS_MAX, TrackerState, numbered
+from streaming.engines import DiarizerProfile, FrameGrid, Observation
+from streaming.speakers import EvidenceTracker, TrackerState, numbered
 from streaming.stitching import (
     GridChunk,
     first_frame,
@@ -71,7 +70,7 @@ class _Seen:
         return [None if item is None else item.speaker for item in self.items]
 
 
-class GridTracker:
+class GridTracker(EvidenceTracker):
     """Who speaks when in one lane, as far as it is known."""
 
     def __init__(
@@ -86,11 +85,11 @@ class GridTracker:
         near_cosine: float = NEAR_COSINE,
     ) -> None:
         """``name_of`` turns a speaker's number, from 1, into a name: always the same for it."""
-        self._profile, self._grid, self._name_of = profile, grid, name_of
-        self._speakers_min, self._speakers_max = speakers_min, speakers_max
-        self._evidence = SpeakerEvidence(
+        evidence = SpeakerEvidence(
             new_speaker_seconds=new_speaker_seconds, near_cosine=near_cosine, items_max=ITEMS_MAX
         )
+        super().__init__(evidence, name_of, speakers_min, speakers_max)
+        self._profile, self._grid = profile, grid
         self._overlap = -(-profile.chunk_samples // profile.hop_samples)
         """Chunks that cover one frame."""
         self._held = Span(0, 0)
@@ -105,28 +104,17 @@ class GridTracker:
         self._chunks: list[_Seen] = []
         self._settled_chunk = 0
         """Frames before it are settled. Chunks that reach over it are kept, their evidence not."""
-        self._settled_turns: deque[Turn] = deque(maxlen=SETTLED_TURNS_MAX)
         self._columns: tuple[int, ...] = ()
         """Speakers in the order in which ties are broken."""
         self._runs: list[list[Span]] = []
         """Of each column, for the frames from the settled ones up to those of ``_dirty``."""
         self._dirty = 0
         """Number of the first chunk whose frames must be stitched again."""
-        self._turns: tuple[Turn, ...] | None = ()
-        self.embeddings_dropped = 0
-        """Unusable ones (not finite, zero, of another size) and those that came too late."""
-        self.answers_dropped = 0
-        """Clusterings that did not fit their question."""
 
     @property
     def settled_until(self) -> int:
         """Turns before this sample will not change any more."""
         return self._start_of(self._settled_chunk)
-
-    @property
-    def is_asked(self) -> bool:
-        """True while the answer to a question is awaited."""
-        return self._evidence.is_asked
 
     def state(self, since: int, bytes_max: int) -> TrackerState:
         """What ``resume`` needs. ``since`` does not matter: speech is found again."""
@@ -186,40 +174,6 @@ class GridTracker:
             self._forget_provisional()
             self._observe(span, observation, is_whole=is_whole)
 
-    def question(self, *, is_last: bool = False) -> ClusterQuestion | None:
-        """As ``SpeakerTracker.question``."""
-        return self._evidence.question(
-            speakers_min=self._speakers_min, speakers_max=self._speakers_max, is_last=is_last
-        )
-
-    def abandon_question(self) -> None:
-        """The engine failed on it; the evidence stays."""
-        self._evidence.abandon_question()
-
-    def receive_clusters(self, clusters: Clusters) -> None:
-        """Relabel all evidence. An answer that does not fit its question is dropped, counted."""
-        if not self._evidence.receive(clusters):
-            self.answers_dropped += 1
-            return
-        self._stitch_again_from(self._settled_chunk)
-
-    def turns(self) -> Sequence[Turn]:
-        """All turns, sorted by start; those of different speakers may overlap."""
-        if self._turns is None:
-            self._stitch()
-            live = sorted(
-                Turn(span, self._name_of(number))
-                for number, runs in zip(self._columns, self._runs, strict=True)
-                for span in runs
-            )
-            self._turns = (*self._settled_turns, *live)
-        return self._turns
-
-    @property
-    def speaker_count(self) -> int:
-        """Speakers who have a turn."""
-        return len({turn.speaker for turn in self.turns()})
-
     @property
     def _next_start(self) -> int:
         return self._next * self._profile.hop_samples
@@ -254,8 +208,8 @@ class GridTracker:
         activity = observation.activity > 0.5
         is_alone = activity & (activity.sum(axis=1, keepdims=True) == 1)
         items = tuple(
-            self._take_evidence(row, shares, added_seconds, span.start)
-            for row, *shares in zip(
+            self._take_evidence(row, float(spoken) * added_seconds, span.start, float(alone))
+            for row, spoken, alone in zip(
                 observation.embeddings, activity.mean(axis=0), is_alone.mean(axis=0), strict=True
             )
         )
@@ -266,16 +220,6 @@ class GridTracker:
         else:
             self._provisional = seen
         self._stitch_again_from(number)
-
-    def _take_evidence(
-        self, embedding: NDArray[np.float32], shares: Sequence[float], seconds: float, start: int
-    ) -> EvidenceItem | None:
-        spoken, alone = map(float, shares)
-        if not self._evidence.fits(embedding):
-            self.embeddings_dropped += 1
-            return None
-        # A local speaker who is never active is none.
-        return self._evidence.add(embedding, spoken * seconds, start, alone) if spoken > 0 else None
 
     def _forget_provisional(self) -> None:
         if self._provisional is not None:
@@ -299,6 +243,17 @@ class GridTracker:
         self._chunks = [c for c in self._chunks if c.number >= number - self._overlap]
         self._settled_chunk = number
         self._stitch_again_from(number)
+
+    def _live_turns(self) -> Iterable[Turn]:
+        self._stitch()
+        return (
+            Turn(span, self._name_of(number))
+            for number, runs in zip(self._columns, self._runs, strict=True)
+            for span in runs
+        )
+
+    def _forget_turns(self) -> None:
+        self._stitch_again_from(self._settled_chunk)
 
     def _stitch_again_from(self, number: int) -> None:
         self._dirty = max(self._settled_chunk, min(self._dirty, number))

@@ -11,9 +11,10 @@ was reported; P2 each chunk is taken once; P3 nothing grows without bound: evide
 ``clustering.ITEMS_MAX``, utterances by ``UTTERANCES_MAX``, old turns by ``SETTLED_TURNS_MAX``.
 """
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
@@ -86,7 +87,84 @@ class TrackerState:
     """Ended ones whose audio will come again."""
 
 
-class SpeakerTracker:
+class EvidenceTracker(ABC):
+    """What trackers of either kind do with their evidence: ask about it, and believe the answer."""
+
+    def __init__(
+        self,
+        evidence: SpeakerEvidence,
+        name_of: Callable[[int], str],
+        speakers_min: int | None,
+        speakers_max: int | None,
+    ) -> None:
+        """``name_of`` turns a speaker's number, from 1, into a name: always the same for it."""
+        self._evidence, self._name_of = evidence, name_of
+        self._speakers_min, self._speakers_max = speakers_min, speakers_max
+        self._settled_turns: deque[Turn] = deque(maxlen=SETTLED_TURNS_MAX)
+        self._turns: tuple[Turn, ...] | None = ()
+        """None when they must be worked out again."""
+        self.embeddings_dropped = 0
+        """Unusable ones (not finite, zero, of another size) and those whose speech is settled."""
+        self.answers_dropped = 0
+        """Clusterings that did not fit their question."""
+
+    @property
+    def is_asked(self) -> bool:
+        """True while the answer to a question is awaited."""
+        return self._evidence.is_asked
+
+    def question(self, *, is_last: bool = False) -> ClusterQuestion | None:
+        """Evidence to be clustered, when there is 10 % more of it; at the end, all of it, once.
+
+        None while an answer is awaited: each question ends in ``receive_clusters`` or
+        ``abandon_question``.
+        """
+        return self._evidence.question(
+            speakers_min=self._speakers_min, speakers_max=self._speakers_max, is_last=is_last
+        )
+
+    def abandon_question(self) -> None:
+        """The engine failed on it; the evidence stays."""
+        self._evidence.abandon_question()
+
+    def receive_clusters(self, clusters: Clusters) -> None:
+        """Relabel all evidence. An answer that does not fit its question is dropped, counted."""
+        if self._evidence.receive(clusters):
+            self._forget_turns()
+        else:
+            self.answers_dropped += 1
+
+    def turns(self) -> Sequence[Turn]:
+        """All turns, sorted by start; those of different speakers may overlap."""
+        if self._turns is None:
+            self._turns = (*self._settled_turns, *sorted(self._live_turns()))
+        return self._turns
+
+    @property
+    def speaker_count(self) -> int:
+        """Speakers who have a turn."""
+        return len({turn.speaker for turn in self.turns()})
+
+    def _take_evidence(
+        self, embedding: Embedding, weight_seconds: float, start: int, alone: float = 1.0
+    ) -> EvidenceItem | None:
+        if not self._evidence.fits(embedding):
+            self.embeddings_dropped += 1
+            return None
+        if weight_seconds <= 0:
+            return None  # a local speaker who is never active is none
+        return self._evidence.add(embedding, weight_seconds, start, alone)
+
+    @abstractmethod
+    def _live_turns(self) -> Iterable[Turn]:
+        """Those that may change, in any order."""
+
+    @abstractmethod
+    def _forget_turns(self) -> None:
+        """Labels have changed: none of those that may change is known any more."""
+
+
+class SpeakerTracker(EvidenceTracker):
     """Who speaks when in one lane, as far as it is known."""
 
     def __init__(
@@ -100,31 +178,17 @@ class SpeakerTracker:
         near_cosine: float = NEAR_COSINE,
     ) -> None:
         """``name_of`` turns a speaker's number, from 1, into a name: always the same for it."""
+        evidence = SpeakerEvidence(new_speaker_seconds=new_speaker_seconds, near_cosine=near_cosine)
+        super().__init__(evidence, name_of, speakers_min, speakers_max)
         self._profile = profile
-        self._name_of = name_of
-        self._speakers_min, self._speakers_max = speakers_min, speakers_max
-        self._evidence = SpeakerEvidence(
-            new_speaker_seconds=new_speaker_seconds, near_cosine=near_cosine
-        )
         self._utterances: list[_Utterance] = []
         self._untaken: list[_Utterance] = []
-        self._settled_turns: deque[Turn] = deque(maxlen=SETTLED_TURNS_MAX)
         self._settled_until = 0
-        self._turns: tuple[Turn, ...] | None = ()
-        self.embeddings_dropped = 0
-        """Unusable ones (not finite, zero, of another size) and those whose speech is settled."""
-        self.answers_dropped = 0
-        """Clusterings that did not fit their question."""
 
     @property
     def settled_until(self) -> int:
         """Turns before this sample will not change any more."""
         return self._settled_until
-
-    @property
-    def is_asked(self) -> bool:
-        """True while the answer to a question is awaited."""
-        return self._evidence.is_asked
 
     def state(self, since: int, bytes_max: int) -> TrackerState:
         """What ``resume`` needs, where audio from sample ``since`` on will come again."""
@@ -200,40 +264,6 @@ class SpeakerTracker:
             else:
                 self._observe(self._utterances[at], span, observation)
 
-    def question(self, *, is_last: bool = False) -> ClusterQuestion | None:
-        """Evidence to be clustered, when there is 10 % more of it; at the end, all of it, once.
-
-        None while an answer is awaited: each question ends in ``receive_clusters`` or
-        ``abandon_question``.
-        """
-        return self._evidence.question(
-            speakers_min=self._speakers_min, speakers_max=self._speakers_max, is_last=is_last
-        )
-
-    def abandon_question(self) -> None:
-        """The engine failed on it; the evidence stays."""
-        self._evidence.abandon_question()
-
-    def receive_clusters(self, clusters: Clusters) -> None:
-        """Relabel all evidence. An answer that does not fit its question is dropped, counted."""
-        if not self._evidence.receive(clusters):
-            self.answers_dropped += 1
-            return
-        for utterance in self._utterances:
-            self._forget_turns_of(utterance)
-
-    def turns(self) -> Sequence[Turn]:
-        """All turns, sorted by start; those of different speakers may overlap."""
-        if self._turns is None:
-            live = [turn for u in self._utterances for turn in self._turns_of(u)]
-            self._turns = (*self._settled_turns, *sorted(live))
-        return self._turns
-
-    @property
-    def speaker_count(self) -> int:
-        """Speakers who have a turn."""
-        return len({turn.speaker for turn in self.turns()})
-
     def _append(self, utterance: _Utterance) -> None:
         if len(self._utterances) >= UTTERANCES_MAX:
             self._settle(self._utterances[UTTERANCES_SETTLED].span.start)
@@ -268,15 +298,6 @@ class SpeakerTracker:
         utterance.chunks.insert(at, _Chunk(span, observation.activity, items))
         self._forget_turns_of(utterance)
 
-    def _take_evidence(
-        self, embedding: Embedding, weight_seconds: float, start: int
-    ) -> EvidenceItem | None:
-        if not self._evidence.fits(embedding):
-            self.embeddings_dropped += 1
-            return None
-        # A local speaker who is never active is none.
-        return self._evidence.add(embedding, weight_seconds, start) if weight_seconds > 0 else None
-
     def _make_room(self, embeddings: int) -> None:
         """Settle the oldest tenth of the chunks when the evidence is full."""
         if not self._evidence.has_room_for(embeddings):
@@ -303,6 +324,13 @@ class SpeakerTracker:
             chunks = [chunk.labelled(self._name_of) for chunk in utterance.chunks]
             utterance.turns = turns_in_speech(speech, chunks)
         return utterance.turns
+
+    def _live_turns(self) -> Iterable[Turn]:
+        return (turn for utterance in self._utterances for turn in self._turns_of(utterance))
+
+    def _forget_turns(self) -> None:
+        for utterance in self._utterances:
+            self._forget_turns_of(utterance)
 
     def _forget_turns_of(self, utterance: _Utterance) -> None:
         utterance.turns = None
