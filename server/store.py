@@ -9,6 +9,7 @@ connection writes, the others only read; S5 a session has one owner: a write wit
 than that of the last claim is refused.
 """
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,8 @@ CHECKPOINT_BYTES_MAX = 64 * 1024
 """Twenty speakers' centroids are 20 kB, all else is less; it is written again at each commit."""
 REWRITE_BYTES_MAX = 64 * 1024 * 1024
 """Of a file that is written anew after a deletion: about half a second, in which captions wait."""
+READ_PATIENCE_SECONDS = 30.0
+"""For one of the connections that read, while others have them all."""
 SCRUB_PATIENCE_MS = 200
 """For readers of the log that is to be emptied: captions wait meanwhile, and it is tried again."""
 
@@ -110,6 +113,8 @@ class TranscriptStore:
         self.server_id = server_id
         self._writer = writer
         self._connection, self._read_engine = connections
+        self._read_places = asyncio.Semaphore(schema.READERS_MAX)
+        self._is_closed = False
         self._is_log_dirty = True
         """The log may hold what was erased; a server that was killed may have left it so."""
 
@@ -385,8 +390,9 @@ class TranscriptStore:
             await self._empty_log(SCRUB_PATIENCE_MS)
 
     async def close(self) -> None:
-        """Finish the writes that are pending, refuse new ones, close all connections."""
+        """Finish reads and writes that are pending, refuse new ones, close all connections."""
         await self._writer.close()
+        await self._end_reads()
         # Readers first: the last connection to close does the final checkpoint (S3).
         await self._read_engine.dispose()
         await self._connection.close()
@@ -396,7 +402,29 @@ class TranscriptStore:
         await self._writer.empty_log(patience_ms)
         self._is_log_dirty = False
 
+    async def _end_reads(self) -> None:
+        """A connection that somebody still reads with would never be closed."""
+        self._is_closed = True
+        for _ in range(schema.READERS_MAX):
+            await self._read_places.acquire()
+        for _ in range(schema.READERS_MAX):
+            self._read_places.release()
+
     async def _read(self, query: Executable) -> list[Any]:
+        """Whoever is cancelled leaves the read to its end: it has a connection in its hands."""
+        try:
+            async with asyncio.timeout(READ_PATIENCE_SECONDS):
+                await self._read_places.acquire()
+        except TimeoutError as error:
+            raise StoreError("the store has too many readers; try again") from error
+        if self._is_closed:
+            self._read_places.release()
+            raise StoreError("the store is closed; the server is going down")
+        reading = asyncio.create_task(self._fetch(query), name="store reader")
+        reading.add_done_callback(lambda _: self._read_places.release())
+        return await asyncio.shield(reading)
+
+    async def _fetch(self, query: Executable) -> list[Any]:
         try:
             async with self._read_engine.connect() as connection:
                 return list((await connection.execute(query)).mappings())

@@ -1,12 +1,14 @@
 """The transcript store over real SQLite files: durable, in order, complete, and deletable."""
 
 import asyncio
+import gc
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -60,6 +62,35 @@ async def test_all_is_there_after_a_restart(path: Path) -> None:
     assert await reopened.events("a") == [final(1), final(2, "Zweite Zeile: „ja“ \0")]
     await reopened.append("a", [final(3)])
     await reopened.close()
+
+
+@pytest.mark.parametrize("steps", range(0, 40, 8))
+async def test_reads_under_way_end_before_their_connections_do(path: Path, steps: int) -> None:
+    store = await TranscriptStore.open(url_of(path))
+    reads = [asyncio.create_task(store.session("a")) for _ in range(schema.READERS_MAX + 2)]
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    reads[0].cancel()
+    await store.close()
+    for outcome in await asyncio.gather(*reads, return_exceptions=True):
+        assert outcome is None or isinstance(outcome, StoreError | asyncio.CancelledError)
+    with pytest.raises(StoreError, match="closed"):
+        await store.session("a")
+    del store, reads
+    with warnings.catch_warnings(record=True) as left_open:
+        gc.collect()
+    assert not left_open
+
+
+async def test_readers_wait_for_one_another_not_for_ever(
+    store: TranscriptStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.store.READ_PATIENCE_SECONDS", 0.0)
+    reads = (store.session("a") for _ in range(schema.READERS_MAX + 1))
+    *read, refused = await asyncio.gather(*reads, return_exceptions=True)
+    assert read == [None] * schema.READERS_MAX
+    assert isinstance(refused, StoreError)
+    assert "too many readers" in str(refused)
 
 
 async def test_what_is_not_there(store: TranscriptStore) -> None:
