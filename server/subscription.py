@@ -8,12 +8,16 @@ partials only.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from enum import Enum
 
+import orjson
 import structlog
 from aiohttp import hdrs, web
 
+from server.hub import Hub
 from server.live import LiveSession
-from server.store import StoreError, TranscriptStore
+from server.names import NameFeed, SpeakerNames
+from server.store import SessionRecord, StoreError, TranscriptStore
 from server.telemetry import Metrics
 from streaming.errors import BadMessage
 from streaming.eventlog import Behind
@@ -26,20 +30,29 @@ KEEPALIVE_SECONDS = 15.0
 WRITE_SECONDS_MAX = 30.0
 """A reader that takes nothing for so long is cut off; it can come back where it was."""
 
+
+class Quiet(Enum):
+    """No event of the session, but"""
+
+    LONG = "nothing came for a while: the connection wants a sign of life"
+    WOKEN = "something else may have come"
+
+
 _log = structlog.get_logger(__name__)
 
 
 async def subscribe(
     request: web.Request,
-    store: TranscriptStore,
-    session_id: str,
+    hub: Hub,
+    record: SessionRecord,
     live: LiveSession | None,
-    metrics: Metrics,
+    names: SpeakerNames | None,
 ) -> web.StreamResponse:
     """Stream the session's events to one reader until its last one, or until the reader goes.
 
     Durable events carry their seq as the event id. A session that is not in memory gives what is
-    stored and ends.
+    stored and ends. With ``names`` the reader is told what the speakers are called, at first and
+    whenever that changes.
     """
     after_seq = _after_seq(request)
     response = web.StreamResponse(
@@ -50,35 +63,59 @@ async def subscribe(
         }
     )
     await response.prepare(request)
-    source: AsyncGenerator[Event | None, None] = (
-        _stored(store, session_id, after_seq)
+    news = asyncio.Event()
+    feed = names.feed(record.session_id, news.set) if names else None
+    events: AsyncGenerator[Event | Quiet, None] = (
+        _stored(hub.store, record.session_id, after_seq)
         if live is None
-        else _live(store, live, after_seq, metrics)
+        else _live(hub.store, live, after_seq, hub.metrics, news)
     )
     try:
-        async with contextlib.aclosing(source):
+        async with contextlib.aclosing(_with_names(events, feed, record)) as source:
             await _write_all(response, source, live)
     except StoreError as error:
-        _log.warning("reader sent away", session_id=session_id, reason=error.message)
+        _log.warning("reader sent away", session_id=record.session_id, reason=error.message)
     except OSError as error:  # the reader is gone, or a write's time is over
-        _log.debug("reader gone", session_id=session_id, reason=str(error))
-        metrics.slow_readers.inc(isinstance(error, TimeoutError))
+        _log.debug("reader gone", session_id=record.session_id, reason=str(error))
+        hub.metrics.slow_readers.inc(isinstance(error, TimeoutError))
         if request.transport is not None:
             request.transport.abort()
+    finally:
+        if feed is not None:
+            feed.close()
     return response
+
+
+async def _with_names(
+    events: AsyncGenerator[Event | Quiet, None], feed: NameFeed | None, record: SessionRecord
+) -> AsyncGenerator[Event | Quiet | bytes, None]:
+    """The same, with what is to be written of names as bytes, before what comes next."""
+    async with contextlib.aclosing(events):
+        if feed is not None:
+            yield _named(record, await feed.news())
+        async for event in events:
+            names = await feed.news() if feed is not None else None
+            if names is not None:
+                yield _named(record, names)
+            if event is not Quiet.WOKEN:
+                yield event
+
+
+def _named(record: SessionRecord, names: dict[str, str] | None) -> bytes:
+    """An event of another kind: who reads captions alone never sees it."""
+    body = {"type": "session", "state": record.state, "names": names or {}}
+    return b"event: session\ndata: " + orjson.dumps(body) + b"\n\n"
 
 
 async def _write_all(
     response: web.StreamResponse,
-    source: AsyncGenerator[Event | None, None],
+    source: AsyncGenerator[Event | Quiet | bytes, None],
     live: LiveSession | None,
 ) -> None:
     """Raises: ConnectionError, TimeoutError, StoreError."""
     async for event in source:
         async with asyncio.timeout(WRITE_SECONDS_MAX):
-            is_durable = live is None or event is None or live.is_durable(event)
-            framed = b": keep-alive\n\n" if event is None else _framed(event, is_durable=is_durable)
-            await response.write(framed)
+            await response.write(_written(event, live))
     async with asyncio.timeout(WRITE_SECONDS_MAX):
         await response.write_eof()
 
@@ -88,6 +125,14 @@ def _after_seq(request: web.Request) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 16):
         raise BadMessage("after_seq: give the seq of the last event that you have, or leave it out")
     return int(text)
+
+
+def _written(event: Event | Quiet | bytes, live: LiveSession | None) -> bytes:
+    if isinstance(event, bytes):
+        return event
+    if isinstance(event, Quiet):
+        return b": keep-alive\n\n"
+    return _framed(event, is_durable=live is None or live.is_durable(event))
 
 
 def _framed(event: Event, *, is_durable: bool) -> bytes:
@@ -109,11 +154,14 @@ async def _stored(
 
 
 async def _live(
-    store: TranscriptStore, live: LiveSession, after_seq: int, metrics: Metrics
-) -> AsyncGenerator[Event | None, None]:
-    """Events as they come; None where nothing came for a while."""
+    store: TranscriptStore,
+    live: LiveSession,
+    after_seq: int,
+    metrics: Metrics,
+    news: asyncio.Event,
+) -> AsyncGenerator[Event | Quiet, None]:
+    """Events as they come. Whoever has other news for the reader sets ``news``."""
     cursor = live.session.log.cursor(after_seq)
-    news = asyncio.Event()
     live.listen(news.set)
     try:
         while True:
@@ -132,8 +180,8 @@ async def _live(
                     return
             if not events and live.is_gone:
                 return
-            if not events and not await _comes(news):
-                yield None
+            if not events:
+                yield Quiet.WOKEN if await _comes(news) else Quiet.LONG
     finally:
         live.unlisten(news.set)
         metrics.events_dropped.labels("partial").inc(cursor.missed_partials)

@@ -71,7 +71,9 @@ class MeetingBrowser:
             path = reader.terminals["second"].place / download.value.suggested_filename
             download.value.save_as(path)
             last = page.locator("#finals .words").last.inner_text()
-            assert last.split()[-1] in path.read_text("utf-8")
+            saved = path.read_text("utf-8")
+            assert last.split()[-1] in saved
+            assert {"txt": "Robert: ", "vtt": "<v Robert>"}.get(kind, "Robert") in saved
         page.close()
 
     def refused(self, reader: Reader) -> None:
@@ -89,7 +91,7 @@ class MeetingBrowser:
     def better(self, reader: Reader) -> None:
         """The settings that the page names are there, and the recognizer is the one asked for."""
         with self._visit(address_of(reader), microphone_allowed=False) as page:
-            page.click("summary")
+            page.click("#settings summary")
             page.select_option("#language", "en")
             page.fill("#keywords", "Robert, Berlin")
             page.set_input_files("#file", self._spoken)
@@ -102,7 +104,7 @@ class MeetingBrowser:
         url = reader.replaced(f"https://{PHONE_SEES}:8710/")
         with self._visit(url, microphone_allowed=True) as page:
             assert page.evaluate("window.isSecureContext")
-            page.click("summary")
+            page.click("#settings summary")
             page.fill("#key", "four-words-of-your-own")
             start_listening(page)
             page.click("#stop")

@@ -9,7 +9,7 @@ from typing import Any
 import pysubs2
 import pytest
 import webvtt
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyannote.database.util import load_rttm
 
@@ -251,6 +251,7 @@ def test_hostile_srt_gives_back_look_alikes(said: list[list[CaptionWord]]) -> No
 
 
 @FEW
+@example([[word("yes", 0, 100, "--", False)]])
 @given(CAPTIONS)
 def test_hostile_vtt_gives_back_what_was_said(said: list[list[CaptionWord]]) -> None:
     made = transcript(*said)

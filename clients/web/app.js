@@ -1,17 +1,32 @@
-// The page's controls: opens a source and a stream, joins them, and says how it goes.
+// The page of someone who captions: its controls, joined to a source, a stream and the view.
 
-import { CaptionStream, StreamError } from "./stream.js";
-import { Microphone, SourceError, openFile } from "./sources.js";
-import { CaptionView, clock } from "./view.js";
-import { Figures } from "./figures.js";
+import { Access } from "./access.js";
+import { joinDownloads } from "./downloads.js";
+import { Health } from "./health.js";
+import { Legend, NameBook } from "./names.js";
+import { Preferences } from "./preferences.js";
+import { SessionReader } from "./reader.js";
+import { Search } from "./search.js";
+import { SessionsDialog } from "./sessions.js";
+import { ShareDialog } from "./share.js";
+import { Microphone, SourceError, TabAudio, openFile } from "./sources.js";
+import { StreamError } from "./stream.js";
+import { Talk, advice } from "./talk.js";
+import { CaptionView } from "./view.js";
 
 const KEY_ITEM = "captiond.key";
 const FIGURES_MS = 500;
 const element = (id) => document.getElementById(id);
 
-const view = new CaptionView();
+const key = () => element("key").value.trim();
+const access = new Access({ key });
+const book = new NameBook();
+const view = new CaptionView(book);
+const health = new Health(element("health"));
 let running = null;
-let lastSession = null;
+let reading = null;
+let sessionId = null;
+let naming = Promise.resolve();
 
 // What the user is told
 
@@ -31,142 +46,6 @@ function tell(text, action = null) {
   }
 }
 
-const ADVICE = {
-  unauthorized: "This server wants an API key. Enter it under Settings, then start again.",
-  overloaded: "The server has no room for another session just now.",
-  too_fast: "The server limits how many sessions one key may have.",
-  superseded: "This session was taken over by another page.",
-  draining: "The server is being restarted.",
-  lost: "The server cannot be reached. Check the network and that captiond is running.",
-};
-
-function advice(error) {
-  if (!(error instanceof StreamError)) return error.message;
-  const known = ADVICE[error.code];
-  if (!known) return `${error.message} (${error.code})`;
-  return error.code === "lost" || error.message === known ? known : `${known} ${error.message}`;
-}
-
-// One run
-
-async function caption(openSource) {
-  if (running) return;
-  tell("");
-  const run = { stream: null, source: null, figures: new Figures(), lostSeconds: 0 };
-  running = run;
-  showControls();
-  showState("connecting", "Opening…");
-  try {
-    run.source = await openSource();
-    view.reset();
-    lastSession = null;
-    await converse(run);
-    showState("idle", "Finished");
-  } catch (error) {
-    if (run.isStopping && !lastSession) showState("idle", "Not listening");
-    else explain(error, openSource);
-  } finally {
-    run.source?.close?.();
-    running = null;
-    showControls();
-    drawFigures(run);
-  }
-}
-
-async function converse(run) {
-  const stream = new CaptionStream(startMessage(run.source.format), key(), {
-    ready: (ready) => takeReady(run, ready),
-    event: (message) => takeEvent(run, message),
-    state: (state, detail) => takeState(run, state, detail),
-  });
-  run.stream = stream;
-  await stream.run();
-}
-
-function startMessage(format) {
-  const keywords = element("keywords").value.split(",").map((word) => word.trim().slice(0, 80));
-  return {
-    type: "start",
-    audio: { encoding: "pcm_s16le", ...format },
-    language: element("language").value || null,
-    keywords: keywords.filter(Boolean).slice(0, 100),
-    diarize: element("diarize").checked,
-  };
-}
-
-function takeReady(run, ready) {
-  run.engines = Object.values(ready.engines).filter((name) => name && name !== "none");
-  view.forgetAfter(ready.seq);
-  if (lastSession) return;
-  lastSession = ready.session_id;
-  element("welcome").hidden = true;
-  showControls();
-  feed(run);
-}
-
-async function feed(run) {
-  const { source, stream, figures } = run;
-  try {
-    await source.start({
-      level: (value) => { element("level").value = value; },
-      packet: async (bytes, endSeconds) => {
-        if (!source.isLive) await stream.send(bytes);
-        else if (!stream.offer(bytes)) noteLoss(run, bytes);
-        figures.sent(endSeconds);
-      },
-    });
-  } catch (error) {
-    tell(advice(error));
-  }
-  if (run.isStopping !== true) showState("busy", "Finishing…");
-  stream.end();
-}
-
-function noteLoss(run, bytes) {
-  run.lostSeconds += bytes.length / 2 / run.source.format.sample_rate;
-  tell(`The server could not take ${run.lostSeconds.toFixed(1)} s of audio while it was away; `
-    + "those words are missing.");
-}
-
-function takeEvent(run, message) {
-  if (message.type === "final") run.figures.finalCame(message.end);
-  if (message.type === "gap") {
-    tell(`No captions from ${clock(message.start)} to ${clock(message.end)}: ${message.reason}.`);
-  }
-  if (message.type === "degraded") tell(stageNews(message));
-  if (message.type === "draining") tell("The server is being restarted; reconnecting by itself.");
-  if (message.type === "done") run.done = message;
-  view.apply(message);
-}
-
-const STAGES = {
-  vad: "Speech detection",
-  asr: "Recognition",
-  diarizer: "Telling speakers apart",
-  store: "Saving captions",
-};
-
-function stageNews(message) {
-  const stage = STAGES[message.stage] || "A part of the server";
-  return message.over ? `${stage} works again.` : `${stage} is not working just now.`;
-}
-
-function takeState(run, state, detail) {
-  if (state === "live") {
-    showState("live", run.source.isLive ? "Listening" : "Captioning");
-  } else if (state === "retrying") {
-    const seconds = detail ? Math.ceil(detail.delayMs / 1000) : 0;
-    const again = seconds ? `trying again in ${seconds} s` : "trying…";
-    // The server's own words: models may be loading, or all places taken.
-    const { code, message } = detail?.reason ?? {};
-    const busy = code === "overloaded" && message
-      && `${message[0].toUpperCase()}${message.slice(1)} (${again})`;
-    showState("retrying", busy || `Connection lost, ${again}`);
-  } else if (state === "connecting") {
-    showState("connecting", "Connecting…");
-  }
-}
-
 function explain(error, openSource) {
   showState("failed", "Stopped");
   if (!(error instanceof StreamError) && !(error instanceof SourceError)) throw error;
@@ -178,70 +57,57 @@ function explain(error, openSource) {
   }
 }
 
-function stop() {
-  if (!running) return;
-  const { stream, source } = running;
-  running.isStopping = true;
-  if (!stream?.session) {
-    stream?.abandon();
-    return;
-  }
-  showState("busy", "Finishing…");
-  element("stop").disabled = true;
-  source.stop();
-}
+// One run
 
-// Controls and figures
+const page = {
+  opened: (ready) => {
+    showSession(ready.session_id);
+    view.reset();
+  },
+  message: (message) => {
+    health.take(message);
+    view.apply(message);
+  },
+  forgetAfter: (seq) => view.forgetAfter(seq),
+  state: showState,
+  tell,
+  level: (value) => { element("level").value = value; },
+  connection: (isThere) => health.connection(isThere),
+};
 
-function showControls() {
-  const isRunning = running !== null;
-  element("microphone").hidden = isRunning;
-  element("choose").hidden = isRunning;
-  element("stop").hidden = !isRunning;
-  element("stop").disabled = false;
-  element("level").hidden = !running?.source?.isLive;
-  element("downloads").hidden = lastSession === null;
-  for (const field of element("settings").querySelectorAll("input, select")) {
-    field.disabled = isRunning;
-  }
-}
-
-function drawFigures(run) {
-  const { figures, done } = run;
-  const parts = [...(run.engines ?? []), clock(figures.seconds)];
-  const [p50, p95] = [figures.quantile(0.5), figures.quantile(0.95)];
-  if (p50 !== null) parts.push(`captions after ${p50.toFixed(1)} s (p95 ${p95.toFixed(1)} s)`);
-  const rtfx = done?.rtfx ?? figures.rtfx;
-  if (rtfx) parts.push(`RTFx ${rtfx < 100 ? rtfx.toFixed(1) : Math.round(rtfx)}`);
-  if (done) parts.push(`${done.words} words`, `${done.speakers} speakers`);
-  element("figures").textContent = parts.join(" · ");
-}
-
-setInterval(() => {
-  if (running) drawFigures(running);
-}, FIGURES_MS);
-
-function key() {
-  return element("key").value.trim();
-}
-
-function authorization() {
-  return key() ? { Authorization: `Bearer ${key()}` } : {};
-}
-
-async function download(format) {
+async function caption(openSource) {
+  if (running) return;
+  leaveReading();
+  tell("");
+  health.reset();
+  const talk = new Talk(page, access);
+  running = talk;
+  showControls();
+  showState("connecting", "Opening…");
   try {
-    const path = `/v1/sessions/${encodeURIComponent(lastSession)}/transcript?format=${format}`;
-    const response = await fetch(path, { headers: authorization() });
-    if (!response.ok) throw new SourceError((await response.json()).message);
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(await response.blob());
-    link.download = `captions.${format}`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    await talk.run(openSource, settings());
+    showState("idle", "Finished");
   } catch (error) {
-    tell(`The download failed: ${error.message}`);
+    if (talk.isStopping && !talk.isOpened) showState("idle", "Not listening");
+    else explain(error, openSource);
+  } finally {
+    running = null;
+    showControls();
+    element("figures").textContent = talk.summary;
   }
+}
+
+function settings() {
+  const keywords = element("keywords").value.split(",").map((word) => word.trim().slice(0, 80));
+  return {
+    language: element("language").value || null,
+    keywords: keywords.filter(Boolean).slice(0, 100),
+    diarize: element("diarize").checked,
+  };
+}
+
+function stop() {
+  if (running?.stop()) element("stop").disabled = true;
 }
 
 function captionFile(file) {
@@ -253,7 +119,93 @@ function captionFile(file) {
   caption(() => openFile(file, options));
 }
 
+// A past session, or one that somebody else talks in
+
+async function read(id) {
+  if (running) return;
+  leaveReading();
+  tell("");
+  view.reset();
+  showSession(id);
+  element("figures").textContent = "";
+  const reader = new SessionReader(id, access, {
+    event: (message) => view.apply(message),
+    session: ({ names }) => book.take(names),
+    forgetAfter: (seq) => view.forgetAfter(seq),
+    state: (state) => showState("busy", state === "retrying" ? "Connection lost" : "Reading…"),
+  });
+  reading = reader;
+  try {
+    await reader.run();
+  } catch (error) {
+    tell(error.message);
+  }
+  if (reading === reader) showState("idle", "A past session");
+}
+
+function leaveReading() {
+  reading?.close();
+  reading = null;
+}
+
+// Names
+
+/** One after the other, so that the last one typed is the last one stored. */
+function storeName(speaker, name) {
+  const id = sessionId;
+  if (id === null) return;
+  const body = JSON.stringify({ [speaker]: name });
+  naming = naming.then(async () => {
+    try {
+      await access.request(`/v1/sessions/${encodeURIComponent(id)}/names`, { method: "PATCH", body });
+    } catch (error) {
+      tell(`The name was not saved: ${error.message}`);
+    }
+  });
+}
+
+// Controls and figures
+
+function showSession(id) {
+  sessionId = id;
+  element("welcome").hidden = true;
+  showControls();
+}
+
+function showControls() {
+  const isRunning = running !== null;
+  for (const id of ["microphone", "tab", "choose", "past"]) element(id).hidden = isRunning;
+  element("tab").hidden ||= !TabAudio.isOffered;
+  element("stop").hidden = !isRunning;
+  element("stop").disabled = false;
+  element("level").hidden = !running?.source?.isLive;
+  element("downloads").hidden = sessionId === null;
+  element("share-open").hidden = sessionId === null;
+  for (const field of element("settings").querySelectorAll("input, select")) {
+    field.disabled = isRunning;
+  }
+}
+
+setInterval(() => {
+  if (!running) return;
+  element("figures").textContent = running.summary;
+  health.delay(running.figures.recentDelay);
+}, FIGURES_MS);
+
 // Wiring
+
+new Legend(element("speakers"), book, storeName);
+new Preferences(element("reading"), () => view.measure());
+new Search(view, {
+  field: element("search"), count: element("search-count"),
+  previous: element("search-previous"), next: element("search-next"),
+});
+const owned = () => ({ sessionId, access, before: () => naming });
+joinDownloads(element("downloads"), owned, tell);
+const share = new ShareDialog(element("share"), owned);
+const past = new SessionsDialog(element("sessions"), access, read);
+element("share-open").addEventListener("click", () => share.open());
+element("past").addEventListener("click", () => past.open());
 
 try {
   element("key").value = sessionStorage.getItem(KEY_ITEM) ?? "";
@@ -268,15 +220,13 @@ element("key").addEventListener("change", () => {
   }
 });
 element("microphone").addEventListener("click", () => caption(() => Microphone.open()));
+element("tab").addEventListener("click", () => caption(() => TabAudio.open()));
 element("stop").addEventListener("click", stop);
 element("choose").addEventListener("click", () => element("file").click());
 element("file").addEventListener("change", () => {
   captionFile(element("file").files[0]);
   element("file").value = "";
 });
-for (const button of element("downloads").querySelectorAll("button")) {
-  button.addEventListener("click", () => download(button.dataset.format));
-}
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
@@ -285,6 +235,7 @@ document.addEventListener("drop", (event) => {
 window.addEventListener("beforeunload", (event) => {
   if (running?.source?.isLive) event.preventDefault();
 });
+showControls();
 if (!window.isSecureContext) {
   tell("Browsers give a microphone to secure pages only: open this page by https://, or on the "
     + "server's own machine as http://localhost. Files work here too.");

@@ -41,6 +41,12 @@ export class Figures {
     return ranked[Math.min(ranked.length - 1, Math.floor(share * ranked.length))] ?? null;
   }
 
+  /** Of the last few captions, for a corner that says how it is now. */
+  get recentDelay() {
+    const recent = this.delays.slice(-5).sort((a, b) => a - b);
+    return recent[Math.floor(recent.length / 2)] ?? null;
+  }
+
   get rtfx() {
     const spentMs = this.firstMs === null ? 0 : performance.now() - this.firstMs;
     return spentMs > 0 ? (this.captioned * 1000) / spentMs : 0;

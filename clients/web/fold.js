@@ -3,7 +3,8 @@
 // Bounds: CAPTIONS_MAX finals (the oldest go first), OPEN_PER_LANE_MAX open lines per lane,
 // UNDOABLE_MAX changes that can be taken back.
 
-export const CAPTIONS_MAX = 2000;
+// A working day of lively talk.
+export const CAPTIONS_MAX = 20000;
 const OPEN_PER_LANE_MAX = 4;
 // A server shows at most 512 events of a session that its store has not taken.
 const UNDOABLE_MAX = 1024;
@@ -84,11 +85,12 @@ export class CaptionFold {
   applyRevision(revision) {
     const caption = this.captions.get(revision.caption_id);
     if (!caption || revision.rev <= caption.rev) return null;
-    const words = caption.words.map((word, index) => {
+    const words = (caption.words ?? []).map((word, index) => {
       const run = revision.runs.findLast((one) => one.from_word <= index && index < one.to_word);
-      return run ? { ...word, speaker: run.speaker } : word;
+      return run ? corrected(word, run.speaker) : word;
     });
-    this.captions.set(revision.caption_id, { ...caption, words, rev: revision.rev });
+    const speaker = words.length ? caption.speaker : revision.runs[0]?.speaker ?? caption.speaker;
+    this.captions.set(revision.caption_id, { ...caption, words, speaker, rev: revision.rev });
     this.note(revision.seq, revision.caption_id, caption);
     return revision.caption_id;
   }
@@ -101,19 +103,42 @@ export class CaptionFold {
   }
 }
 
-/** A caption's words as runs of one speaker: [{speaker, start, text}]. */
-export function speakerRuns(caption) {
+/** A word of another speaker; `was` says whom it was shown as before, where that was somebody. */
+function corrected(word, speaker) {
+  const was = word.was ?? word.speaker;
+  return { ...word, speaker, was: was === speaker ? null : was };
+}
+
+/**
+ * A caption's words as runs of one speaker: [{speaker, start, text, was}]. Of an open line, words
+ * that nobody is known for yet stand with those before them.
+ */
+export function speakerRuns(caption, isOpen = false) {
   if (!caption.words?.length) {
-    return [{ speaker: caption.speaker, start: caption.start, text: caption.text }];
+    return [{ speaker: caption.speaker, start: caption.start, text: plain(caption.text) }];
   }
   const runs = [];
   for (const word of caption.words) {
     let run = runs.at(-1);
-    if (!run || run.speaker !== word.speaker) {
-      run = { speaker: word.speaker, start: word.start, text: "" };
+    const isSame = run && (run.speaker === word.speaker || (isOpen && word.speaker === null));
+    if (!isSame) {
+      run = { speaker: word.speaker, start: word.start, text: "", words: 0, was: null };
       runs.push(run);
     }
-    run.text += run.text && !word.glued ? ` ${word.word}` : word.word;
+    run.text += run.text && !word.glued ? ` ${plain(word.word)}` : plain(word.word);
+    run.words += 1;
+    run.was ??= word.was ?? null;
   }
   return runs;
+}
+
+// As Python has it: U+FEFF is none, some controls are.
+const SPACE = /(?!\ufeff)[\s\x1c-\x1f\x85]/gu;
+// Controls, lone surrogates, and what would turn around the text that follows.
+const REMOVED = /[\p{Cc}\p{Cs}\u202a-\u202e\u2066-\u2069]/gu;
+
+/** One inert line, as streaming/exports/transcript.py makes it. */
+export function plain(text) {
+  const line = text.replace(SPACE, " ").replace(REMOVED, "");
+  return line.replace(/ {2,}/g, " ").replace(/^ | $/g, "");
 }

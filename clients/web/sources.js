@@ -1,4 +1,4 @@
-// Where the page's audio comes from: the microphone, or a file.
+// Where the page's audio comes from: the microphone, another tab, or a file.
 //
 // A source has `format` ({sample_rate, channels}) and `start(sink)`; it calls `sink.packet(bytes,
 // endSeconds)` for each packet and resolves when the audio is over, and `stop()` ends it early.
@@ -11,24 +11,8 @@ const DECODED_BYTES_MAX = 512 * 1024 * 1024;
 /** A reason to tell the user, in words that say what to do. */
 export class SourceError extends Error {}
 
-export class Microphone {
-  /** Asks for permission. Throws SourceError. */
-  static async open() {
-    if (!window.isSecureContext || !navigator.mediaDevices?.getUserMedia) {
-      throw new SourceError(
-        "Browsers give a microphone to secure pages only. Open this page by https://, or on the "
-        + "server's own machine as http://localhost. Files work here too.");
-    }
-    try {
-      const media = await navigator.mediaDevices.getUserMedia({
-        audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false },
-      });
-      return await Microphone.listen(media);
-    } catch (error) {
-      throw new SourceError(microphoneAdvice(error));
-    }
-  }
-
+/** Sound that is being made now; what is not taken in time is lost. */
+class LiveAudio {
   static async listen(media) {
     let context = new AudioContext({ sampleRate: DECODED_RATE });
     let input;
@@ -41,7 +25,7 @@ export class Microphone {
       input = context.createMediaStreamSource(media);
     }
     await context.audioWorklet.addModule("/static/pcm-worklet.js");
-    return new Microphone(media, context, input);
+    return new LiveAudio(media, context, input);
   }
 
   constructor(media, context, input) {
@@ -80,6 +64,56 @@ export class Microphone {
     for (const track of this.media.getTracks()) track.stop();
     if (this.context.state !== "closed") this.context.close();
   }
+}
+
+export class Microphone {
+  /** Asks for permission. Throws SourceError. */
+  static async open() {
+    if (!window.isSecureContext || !navigator.mediaDevices?.getUserMedia) {
+      throw new SourceError(
+        "Browsers give a microphone to secure pages only. Open this page by https://, or on the "
+        + "server's own machine as http://localhost. Files work here too.");
+    }
+    try {
+      const media = await navigator.mediaDevices.getUserMedia({
+        audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false },
+      });
+      return await LiveAudio.listen(media);
+    } catch (error) {
+      throw new SourceError(microphoneAdvice(error));
+    }
+  }
+}
+
+/** The sound of another tab, such as a call: the browser asks which one. */
+export class TabAudio {
+  static get isOffered() {
+    return window.isSecureContext && Boolean(navigator.mediaDevices?.getDisplayMedia);
+  }
+
+  /** Throws SourceError. */
+  static async open() {
+    let media;
+    try {
+      media = await navigator.mediaDevices.getDisplayMedia({
+        // Browsers share sound with a picture only; this one is not looked at.
+        video: { frameRate: 1 },
+        audio: { echoCancellation: false, noiseSuppression: false, autoGainControl: false },
+        systemAudio: "include",
+      });
+    } catch (error) {
+      throw new SourceError(tabAdvice(error));
+    }
+    if (media.getAudioTracks().length) return LiveAudio.listen(media);
+    for (const track of media.getTracks()) track.stop();
+    throw new SourceError("No sound was shared. Start again, choose a tab, and turn on “Also share "
+      + "tab audio” there. Some browsers share no sound: Chrome and Edge do.");
+  }
+}
+
+function tabAdvice(error) {
+  if (error.name === "NotAllowedError") return "Nothing was shared. Start again and choose a tab.";
+  return `The tab's sound could not be had: ${error.message}`;
 }
 
 function microphoneAdvice(error) {

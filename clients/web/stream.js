@@ -4,7 +4,10 @@
 // `resume`, and hands out each durable event exactly once and in order.
 // Bounds: unacknowledged audio by the credit and HELD_BYTES_MAX (send() waits, offer() refuses).
 
+import { AccessError } from "./access.js";
+
 const SUBPROTOCOL = "captiond.v1";
+const TICKET_PREFIX = "captiond.ticket.";
 const PATH = "/v1/stream";
 const FATAL = new Set([1002, 1003, 1007, 1008, 1009, 1010, 4400, 4401, 4403, 4404, 4409, 4410]);
 const FEW_TRIES = new Set([1011, 4429, 4500]);
@@ -115,12 +118,12 @@ const end = (packet) => packet.start + packet.bytes.length;
 /** Opens, feeds and reads one session. */
 export class CaptionStream {
   /**
-   * `start` is the start message; `on` has `event(message)`, `ready(message)`,
+   * `start` is the start message, `access` of access.js; `on` has `event(message)`, `ready(message)`,
    * `state("connecting" | "live" | "retrying" | "done", detail)`.
    */
-  constructor(start, key, on) {
+  constructor(start, access, on) {
     this.start = start;
-    this.key = key;
+    this.access = access;
     this.on = on;
     const { sample_rate: rate, channels } = start.audio;
     this.frameBytes = 2 * channels;
@@ -200,11 +203,21 @@ export class CaptionStream {
     return new Promise((resolve) => this.wakers.push(resolve));
   }
 
-  connection() {
+  /** One connection, from the first word to the last; returns why it is over. */
+  async connection() {
     this.on.state(this.session ? "retrying" : "connecting");
+    const protocols = [SUBPROTOCOL];
+    try {
+      if (this.access.hasProof) protocols.push(TICKET_PREFIX + await this.access.ticket());
+    } catch (error) {
+      return error instanceof AccessError ? refusedBy(error) : lostBy(1006, "", null);
+    }
+    if (this.isClosed) return lostBy(1006, "", null);
+    return this.conversation(protocols);
+  }
+
+  conversation(protocols) {
     return new Promise((resolve) => {
-      const protocols = [SUBPROTOCOL];
-      if (this.key) protocols.push(`captiond.key.${base64Url(this.key)}`);
       const scheme = location.protocol === "https:" ? "wss" : "ws";
       const socket = new WebSocket(`${scheme}://${location.host}${this.path()}`, protocols);
       const openedMs = performance.now();
@@ -230,15 +243,12 @@ export class CaptionStream {
 
   /** Why a WebSocket was not let in: browsers hide it, but a plain request is told. */
   async refusal() {
-    const lost = lostBy(1006, "", null);
     try {
-      const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
-      const response = await fetch(this.path(), { headers });
-      const { code, message, retry_after_ms: after } = await response.json();
-      return new StreamError(code, message, CLOSE_CODE_OF[code] ?? 1008, after);
-    } catch {
-      return lost;
+      await this.access.request(this.path());
+    } catch (error) {
+      if (error instanceof AccessError) return refusedBy(error);
     }
+    return lostBy(1006, "", null);
   }
 
   /** A server that takes no new sessions lets in who says that it comes back. */
@@ -369,16 +379,14 @@ export class CaptionStream {
 
 const END = '{"type":"end"}';
 
+function refusedBy({ code, message, retryAfterMs }) {
+  return new StreamError(code, message, CLOSE_CODE_OF[code] ?? 1006, retryAfterMs);
+}
+
 function lostBy(code, reason, notice) {
   if (notice) {
     const closeCode = code === 1006 ? CLOSE_CODE_OF[notice.code] ?? 1011 : code;
     return new StreamError(notice.code, notice.message, closeCode, notice.retry_after_ms);
   }
   return new StreamError("lost", reason || "The connection was lost.", code);
-}
-
-function base64Url(text) {
-  const bytes = new TextEncoder().encode(text);
-  const base64 = btoa(String.fromCharCode(...bytes));
-  return base64.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }

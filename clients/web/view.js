@@ -1,21 +1,21 @@
 // Draws captions. Every text is put in with textContent: what was spoken is never markup.
 //
-// Finals are spoken to screen readers once, by a region of their own; open lines never are.
+// Messages are folded as they come and drawn once per frame, so that hours of captions can come at
+// once. Finals are spoken to screen readers once, by a region of their own; open lines never are.
+// Nothing that stands jumps: an open line keeps its elements, and the place that it gives up when
+// it becomes shorter stays empty until the next words take it.
 
-import { CaptionFold, speakerRuns } from "./fold.js";
+import { Blocks } from "./blocks.js";
+import { CaptionFold, plain, speakerRuns } from "./fold.js";
+import { Legend, NameBook } from "./names.js";
 
-const COLOURS = 8;
 const ANNOUNCED_MAX = 20;
 const NEAR_END_PX = 120;
+const SLACK_PX_MAX = 240;
+// Browsers draw no frames for a page that is not seen.
+const UNSEEN_DRAW_MS = 1000;
 
 const element = (id) => document.getElementById(id);
-
-/** `Speaker 1` for S1, a given name for everything else. */
-function defaultName(speaker) {
-  const numbered = /^S(\d+)$/.exec(speaker ?? "");
-  if (numbered) return `Speaker ${numbered[1]}`;
-  return speaker ?? "Speaker";
-}
 
 export function clock(seconds) {
   const whole = Math.floor(seconds);
@@ -26,112 +26,188 @@ export function clock(seconds) {
 }
 
 export class CaptionView {
-  constructor() {
+  /** `book` holds the speakers' names; without one the page has names of its own. */
+  constructor(book = null) {
+    this.book = book ?? new NameBook();
+    if (!book) new Legend(element("speakers"), this.book, () => {});
+    this.section = element("captions");
     this.list = element("finals");
+    this.blocks = new Blocks(this.list, (item, id) => this.drawCaption(item, id));
     this.openBox = element("open");
     this.latest = element("latest");
-    this.latest.addEventListener("click", () => this.follow(true));
+    this.latest.addEventListener("click", () => this.jumpToLive());
+    window.addEventListener("scroll", () => this.noteScroll(), { passive: true });
+    new ResizeObserver(([{ target }]) => {
+      document.documentElement.style.setProperty("--dock", `${target.offsetHeight}px`);
+    }).observe(document.querySelector(".dock"));
+    this.blocks.onShow = () => this.drawn();
+    this.book.listen(() => this.drawNames());
+    this.drawListeners = [];
     this.reset();
   }
 
   reset() {
     this.fold = new CaptionFold();
-    this.speakers = new Map();
-    this.items = new Map();
+    this.openLines = new Map();
+    this.changed = new Set();
     this.announcedEnds = new Map();
-    this.list.replaceChildren();
+    this.isDrawDue = false;
+    this.blocks.clear();
     this.openBox.replaceChildren();
+    this.section.style.paddingBottom = "";
     element("announcer").replaceChildren();
-    element("speakers").replaceChildren();
-    element("speakers").hidden = true;
     element("trimmed").hidden = true;
+    this.book.clear();
   }
 
-  /** Takes a message of the stream and redraws what it changes. */
+  /** `listen` is called after each drawing. */
+  listen(listener) {
+    this.drawListeners.push(listener);
+  }
+
+  /** Takes a message of the stream; it is seen with the next frame. */
   apply(message) {
-    const wasNearEnd = isNearEnd();
     const changed = this.fold.apply(message);
+    if (changed) this.changed.add(changed);
     if (message.type === "final") this.announce(this.fold.captions.get(changed));
-    if (changed) this.drawCaption(changed);
-    if (message.type !== "revision") this.drawOpen();
-    this.trim();
-    this.follow(wasNearEnd);
+    this.drawSoon();
   }
 
   /** The server makes anew what came after this event. */
   forgetAfter(seq) {
-    for (const id of this.fold.forgetAfter(seq)) {
-      if (this.fold.captions.has(id)) {
-        this.drawCaption(id);
-      } else {
-        this.items.get(id)?.remove();
-        this.items.delete(id);
-      }
-    }
+    for (const id of this.fold.forgetAfter(seq)) this.changed.add(id);
+    this.drawSoon();
+  }
+
+  drawSoon() {
+    if (this.isDrawDue) return;
+    this.isDrawDue = true;
+    if (document.hidden) setTimeout(() => this.flush(), UNSEEN_DRAW_MS);
+    else requestAnimationFrame(() => this.flush());
+  }
+
+  /** Draws what is to be drawn now. */
+  flush() {
+    if (!this.isDrawDue) return;
+    this.isDrawDue = false;
+    const wasNearEnd = isNearEnd();
+    const heightBefore = this.section.offsetHeight;
+    this.drawChanged();
     this.drawOpen();
+    this.keepHeight(heightBefore);
+    this.follow(wasNearEnd);
+    this.drawn();
   }
 
-  speaker(id) {
-    if (id === null || id === undefined) return { name: "Speaker", style: "unknown" };
-    if (!this.speakers.has(id)) {
-      const index = this.speakers.size;
-      this.speakers.set(id, { name: defaultName(id), style: `s${index % COLOURS}` });
-      this.drawLegend(id);
+  drawn() {
+    for (const listener of this.drawListeners) listener();
+  }
+
+  // Finals
+
+  drawChanged() {
+    for (const id of this.changed) {
+      const isThere = this.fold.captions.has(id);
+      const next = this.blocks.has(id) ? this.blocks.neighbour(id, 1) : null;
+      if (!isThere) this.blocks.remove(id);
+      else if (this.blocks.has(id)) this.blocks.redraw(id);
+      else this.blocks.add(id);
+      if (next !== null) this.blocks.redraw(next);
     }
-    return this.speakers.get(id);
+    this.changed.clear();
+    this.trim();
+    this.blocks.settle();
   }
 
-  drawCaption(id) {
-    const caption = this.fold.captions.get(id);
-    const item = this.items.get(id) ?? document.createElement("li");
-    if (!this.items.has(id)) {
-      this.items.set(id, item);
-      this.list.append(item);
+  drawCaption(item, id) {
+    this.fill(item, speakerRuns(this.fold.captions.get(id)), "final");
+    // A name stands only where the speaker changes.
+    let before = this.lastSpeaker(this.blocks.neighbour(id, -1));
+    for (const part of item.children) {
+      part.classList.toggle("same", part.dataset.speaker === before);
+      before = part.dataset.speaker;
     }
-    item.replaceChildren(...speakerRuns(caption).map((run) => this.run(run, "final")));
-    this.hideRepeatedNames(item);
-    if (item.nextElementSibling) this.hideRepeatedNames(item.nextElementSibling);
   }
 
-  run({ speaker, start, text }, kind) {
-    const { name, style } = this.speaker(speaker);
-    const box = document.createElement("div");
-    box.className = `run ${kind} ${style}`;
-    box.dataset.speaker = speaker ?? "";
-    const head = document.createElement("p");
-    head.className = "head";
-    const who = document.createElement("span");
-    who.className = "who";
-    who.textContent = name;
-    const when = document.createElement("time");
-    when.textContent = clock(start);
-    head.append(who, when);
-    const words = document.createElement("p");
-    words.className = "words";
-    words.dir = "auto";
-    words.textContent = text;
-    box.append(head, words);
+  /** As in `dataset.speaker`; null where there is no such caption. */
+  lastSpeaker(id) {
+    const caption = id === null ? undefined : this.fold.captions.get(id);
+    return caption ? speakerRuns(caption).at(-1).speaker ?? "" : null;
+  }
+
+  /** Runs into a box, with as few changes to what stands there as possible. */
+  fill(box, runs, kind, stableWords = Infinity) {
+    while (box.children.length > runs.length) box.lastElementChild.remove();
+    let left = stableWords;
+    runs.forEach((run, index) => {
+      const part = box.children[index] ?? box.appendChild(newRun());
+      this.fillRun(part, run, kind, left);
+      left = Math.max(0, left - (run.words ?? 0));
+    });
+  }
+
+  fillRun(part, { speaker, start, text, was }, kind, stableWords) {
+    const [head, words] = part.children;
+    const [who, when, mark] = head.children;
+    part.className = `run ${kind} ${this.book.styleOf(speaker)}`;
+    part.dataset.speaker = speaker ?? "";
+    put(who, this.book.nameOf(speaker));
+    put(when, clock(start));
+    mark.hidden = !was;
+    if (was) {
+      put(mark, "corrected");
+      mark.title = `First shown as ${this.book.nameOf(was)}`;
+    }
+    const [stable, tail] = words.children;
+    const [sure, rest] = splitAfter(text, stableWords);
+    put(stable, sure);
+    put(tail, rest);
+  }
+
+  // Open lines
+
+  drawOpen() {
+    const lines = this.fold.openLines;
+    for (const [id, box] of this.openLines) {
+      if (lines.some((line) => line.caption_id === id)) continue;
+      box.remove();
+      this.openLines.delete(id);
+    }
+    let before = this.lastSpeaker(this.blocks.last());
+    lines.forEach((line, index) => {
+      const box = this.openLineOf(line.caption_id, index);
+      this.fill(box, speakerRuns(line, true), "partial", line.stable_words);
+      for (const part of box.children) {
+        // Whoever is not known yet is taken for the last one, so that no name comes and goes.
+        const isSame = part.dataset.speaker === before || (!part.dataset.speaker && before !== null);
+        part.classList.toggle("same", isSame);
+        before = part.dataset.speaker || before;
+      }
+    });
+  }
+
+  openLineOf(id, index) {
+    if (!this.openLines.has(id)) this.openLines.set(id, document.createElement("div"));
+    const box = this.openLines.get(id);
+    if (this.openBox.children[index] !== box) {
+      this.openBox.insertBefore(box, this.openBox.children[index] ?? null);
+    }
     return box;
   }
 
-  /** A name stands only where the speaker changes. */
-  hideRepeatedNames(item) {
-    let before = item.previousElementSibling?.lastElementChild?.dataset.speaker;
-    for (const box of item.children) {
-      box.classList.toggle("same", box.dataset.speaker === before);
-      before = box.dataset.speaker;
-    }
+  /** What became shorter leaves its place empty, below. */
+  keepHeight(before) {
+    this.section.style.paddingBottom = "";
+    const slack = Math.min(before - this.section.offsetHeight, SLACK_PX_MAX);
+    if (slack > 0) this.section.style.paddingBottom = `${slack}px`;
   }
 
-  drawOpen() {
-    const boxes = this.fold.openLines.map((line) => this.run(
-      { speaker: line.speaker, start: line.start, text: line.text }, "partial"));
-    const last = this.list.lastElementChild?.lastElementChild?.dataset.speaker;
-    boxes.forEach((box, index) => {
-      const before = index ? boxes[index - 1].dataset.speaker : last;
-      box.classList.toggle("same", box.dataset.speaker === before);
-    });
-    this.openBox.replaceChildren(...boxes);
+  // Names, announcements, place
+
+  drawNames() {
+    for (const part of document.querySelectorAll("#captions .run")) {
+      put(part.querySelector(".who"), this.book.nameOf(part.dataset.speaker || null));
+    }
   }
 
   announce(caption) {
@@ -140,54 +216,74 @@ export class CaptionView {
     this.announcedEnds.set(caption.lane, caption.end);
     const said = document.createElement("p");
     const parts = speakerRuns(caption).map((run) => (
-      run.speaker ? `${this.speaker(run.speaker).name}: ${run.text}` : run.text));
-    said.textContent = parts.join(" ");
+      run.speaker ? `${this.book.nameOf(run.speaker)}: ${run.text}` : run.text));
+    said.textContent = plain(parts.join(" "));
     const announcer = element("announcer");
     announcer.append(said);
     while (announcer.children.length > ANNOUNCED_MAX) announcer.firstElementChild.remove();
   }
 
-  drawLegend(id) {
-    const speaker = this.speakers.get(id);
-    const field = document.createElement("input");
-    field.className = `name ${speaker.style}`;
-    field.value = speaker.name;
-    field.maxLength = 40;
-    field.setAttribute("aria-label", `Name of ${speaker.name}`);
-    field.addEventListener("input", () => this.rename(id, field.value.trim()));
-    const legend = element("speakers");
-    legend.append(field);
-    legend.hidden = false;
-  }
-
-  rename(id, name) {
-    const speaker = this.speakers.get(id);
-    speaker.name = name || defaultName(id);
-    for (const box of document.querySelectorAll(".run")) {
-      if (box.dataset.speaker === id) box.querySelector(".who").textContent = speaker.name;
-    }
-  }
-
   trim() {
     element("trimmed").hidden = this.fold.dropped === 0;
-    while (this.items.size > this.fold.captions.size) {
-      const [id, item] = this.items.entries().next().value;
-      item.remove();
-      this.items.delete(id);
-    }
+    while (this.blocks.size > this.fold.captions.size) this.blocks.remove(this.blocks.first());
+  }
+
+  show(id) {
+    this.blocks.reveal(id);
+  }
+
+  /** The size of the text is another one. */
+  measure() {
+    this.blocks.forgetHeights();
+  }
+
+  jumpToLive() {
+    this.follow(true);
+    this.section.focus({ preventScroll: true });
   }
 
   follow(isWanted) {
     if (isWanted) window.scrollTo({ top: document.documentElement.scrollHeight });
+    this.latest.hidden = isWanted || isNearEnd();
+  }
+
+  noteScroll() {
     this.latest.hidden = isNearEnd();
   }
+}
+
+/** div.run > (p.head > bdi.who time span.mark) (p.words > span.stable span.tail) */
+function newRun() {
+  const part = document.createElement("div");
+  const head = child(part, "p", "head");
+  child(head, "bdi", "who");
+  child(head, "time", "when");
+  child(head, "span", "mark").hidden = true;
+  const words = child(part, "p", "words");
+  words.dir = "auto";
+  child(words, "span", "stable");
+  child(words, "span", "tail");
+  return part;
+}
+
+function child(parent, tag, name) {
+  const made = document.createElement(tag);
+  made.className = name;
+  return parent.appendChild(made);
+}
+
+function put(box, text) {
+  if (box.textContent !== text) box.textContent = text;
+}
+
+/** The first words, and the rest with the space before it. */
+function splitAfter(text, words) {
+  if (words === Infinity) return [text, ""];
+  const [sure] = new RegExp(`^(?:\\s*\\S+){0,${words}}`, "u").exec(text);
+  return [sure, text.slice(sure.length)];
 }
 
 function isNearEnd() {
   const { scrollHeight } = document.documentElement;
   return window.scrollY + window.innerHeight >= scrollHeight - NEAR_END_PX;
 }
-
-window.addEventListener("scroll", () => {
-  if (isNearEnd()) element("latest").hidden = true;
-}, { passive: true });

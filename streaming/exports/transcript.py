@@ -12,7 +12,7 @@ X3  Text and names in a cue are one line without control characters or direction
 """
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby, pairwise
 
@@ -59,6 +59,12 @@ class Caption:
                 words[index] = replace(words[index], speaker=run.speaker)
         speaker = main_speaker(words) if words else _longest_run(revision, self.speaker)
         return replace(self, words=tuple(words), speaker=speaker, rev=revision.rev)
+
+    def named(self, names: Mapping[str, str]) -> "Caption":
+        """With people's names in place of speakers that have one."""
+        words = (replace(w, speaker=names.get(w.speaker or "", w.speaker)) for w in self.words)
+        speaker = names.get(self.speaker or "", self.speaker)
+        return replace(self, speaker=speaker, words=tuple(words))
 
     def passages(self) -> Iterator["Passage"]:
         """One per speaker run, in word order."""
@@ -133,6 +139,10 @@ class Transcript:
                 audio_seconds = event.audio_seconds
         in_order = sorted(captions.values(), key=lambda c: (c.span.start, c.span.end, c.lane))
         return Transcript(tuple(in_order), tuple(gaps.values()), audio_seconds)
+
+    def named(self, names: Mapping[str, str]) -> "Transcript":
+        """With people's names in place of speakers that have one."""
+        return replace(self, captions=tuple(caption.named(names) for caption in self.captions))
 
     @property
     def speakers(self) -> tuple[str, ...]:

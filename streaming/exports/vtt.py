@@ -34,8 +34,14 @@ def _no_prefix(_: str | None) -> str:
 def _block(cue: ShapedCue) -> str:
     text = "\n".join(cue.lines).translate(_ESCAPES)
     if cue.speaker:
-        text = f"<v {cue.speaker.translate(_ESCAPES)}>{text}</v>"
+        text = f"<v {_annotation(cue.speaker)}>{text}</v>"
     return f"{timestamp(cue.start_ms)} --> {timestamp(cue.end_ms)}\n{text}"
+
+
+def _annotation(speaker: str) -> str:
+    """A name that ends in hyphens must not make an arrow of the bracket behind it."""
+    name = speaker.translate(_ESCAPES)
+    return f"{name[:-1]}&#45;" if name.endswith("-") else name
 
 
 def _note(gap: Gap) -> str:

@@ -14,6 +14,7 @@ import pytest_asyncio
 import soundfile
 
 from clients.stream import CaptionStream
+from streaming.exports.transcript import plain
 from streaming.scripted_audio import word_text
 from tests.clients.conftest import scripted_clip, serving
 from tests.clients.test_real_server import CuttingRelay, relay
@@ -132,7 +133,7 @@ async def test_a_file_can_be_played_or_split_by_channel(
     channels = np.stack([mono, mono], axis=1) if option == "channels" else mono
     soundfile.write(path, channels, RATE, subtype="PCM_16")
     async with page_at(real_server, browser) as page:
-        await page.click("summary")
+        await page.click("#settings summary")
         await page.check(f"#{option}")
         await page.set_input_files("#file", path)
         await finished(page)
@@ -242,6 +243,7 @@ async def test_what_is_spoken_is_never_markup(real_server: str, browser: Browser
               const text = "<img src=x onerror=alert(1)> <b>bold</b>";
               view.apply({type: "final", seq: 1, caption_id: "c1", lane: 0, start: 0, end: 1, text,
                 speaker: "<i>S1</i>", words: []});
+              view.flush();
             }"""
         )
         assert await texts(page, "#finals .words") == ["<img src=x onerror=alert(1)> <b>bold</b>"]
@@ -263,12 +265,66 @@ async def test_revisions_recolour_words_and_names_can_be_given(
                 words: [word("one", 0), word("two", 0.3), word("three", 0.6)]});
               view.apply({type: "revision", seq: 2, caption_id: "c1", rev: 1,
                 runs: [{from_word: 1, to_word: 3, speaker: "S2"}]});
+              view.flush();
             }"""
         )
         assert await texts(page, "#finals .words") == ["one", "two three"]
         assert await texts(page, "#finals .who") == ["Speaker 1", "Speaker 2"]
         await page.fill("#speakers input >> nth=1", "Alice")
         assert await texts(page, "#finals .who") == ["Speaker 1", "Alice"]
+
+
+async def test_text_is_made_inert_as_in_the_exports(real_server: str, browser: Browser) -> None:
+    characters = [chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000]
+    hostile = ["<b>bold</b>", " two\t\n \u3000 wide ", *(f" a{c}b {c}" for c in characters)]
+    async with page_at(real_server, browser) as page:
+        made = await page.evaluate(
+            """async (all) => {
+              const { plain } = await import("/static/fold.js");
+              return all.map(plain);
+            }""",
+            hostile,
+        )
+    assert made == [plain(text) for text in hostile]
+
+
+async def test_a_reader_forgets_what_a_server_showed_and_lost(
+    real_server: str, browser: Browser
+) -> None:
+    async with page_at(real_server, browser) as page:
+        seen = await page.evaluate(
+            """async () => {
+              const { SessionReader } = await import("/static/reader.js");
+              const event = (seq, text, id = `id: ${seq}\\n`) =>
+                `${id}data: ${JSON.stringify({type: "final", seq, text})}\\n\\n`;
+              const about = 'event: session\\ndata: {"state":"open","names":{"S1":"Ann"}}\\n\\n';
+              const lives = [
+                about + event(1, "kept") + event(2, "lost", ""),
+                event(2, "again") + ": keep-alive\\n\\n"
+                  + 'id: 3\\ndata: {"type":"done","seq":3}\\n\\n',
+              ];
+              const places = [];
+              const access = {read: async (id, path, headers) => {
+                places.push(headers["Last-Event-ID"] ?? null);
+                // In two pieces, the second of which begins inside a line.
+                const [text, at] = [lives.shift(), 30];
+                const pieces = [text.slice(0, at), text.slice(at)]
+                  .map((piece) => new TextEncoder().encode(piece));
+                return new Response(new ReadableStream({pull: (to) => {
+                  if (pieces.length) to.enqueue(pieces.shift()); else to.close();
+                }}));
+              }};
+              const said = [];
+              await new SessionReader("s", access, {
+                event: ({type, text}) => said.push(text ?? type),
+                session: ({names}) => said.push(names.S1),
+                forgetAfter: (seq) => said.push(`forget after ${seq}`),
+                state: () => {},
+              }).run();
+              return [said, places];
+            }"""
+        )
+    assert seen == [["Ann", "kept", "lost", "forget after 1", "again", "done"], [None, "1"]]
 
 
 LOSING_SERVER = """
@@ -324,8 +380,8 @@ async def test_the_page_works_by_keyboard_and_fits_a_phone(
 ) -> None:
     phone = {"viewport": {"width": 360, "height": 720}, "color_scheme": "dark"}
     async with page_at(real_server, browser, **phone) as page:
-        await page.keyboard.press("Tab")
-        await page.keyboard.press("Tab")
+        for _ in ("skip link", "search", "microphone"):
+            await page.keyboard.press("Tab")
         focused = await page.evaluate("document.activeElement.id")
         assert focused == "microphone"
         await page.set_input_files("#file", clip)

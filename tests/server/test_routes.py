@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server.routes import _page_files
+from server.pages import page_files
 from streaming.errors import Overloaded
 from tests.server_fakes import Front, running
 from tests.system.talker import Talker, clip, texts
@@ -101,7 +101,7 @@ async def test_a_key_among_foreign_subprotocols_is_not_logged(
 async def test_page_files_are_read_once(tmp_path: Path) -> None:
     async with running(tmp_path) as front, aiohttp.ClientSession(front.url) as http:
         answer = await http.get("/")
-        assert await answer.read() == _page_files()["index.html"]
+        assert await answer.read() == page_files()["index.html"]
         assert (await http.get("/static/__init__.py")).status == 404
 
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from server.store import StoreError
-from server.subscription import _live
+from server.subscription import Quiet, _live
 from tests.server_fakes import BrokenStore, Front, running, until
 from tests.system.talker import Talker, clip, texts
 
@@ -120,9 +120,9 @@ async def test_silence_is_bridged(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("server.subscription.KEEPALIVE_SECONDS", 0.005)
     async with running(tmp_path) as front:
         await Talker.start(front.url)
-        source = _live(front.hub.store, front.live, 0, front.metrics)
-        assert await anext(source) is None
-        assert await anext(source) is None
+        source = _live(front.hub.store, front.live, 0, front.metrics, asyncio.Event())
+        assert await anext(source) is Quiet.LONG
+        assert await anext(source) is Quiet.LONG
         await source.aclose()
         assert len(front.live._listeners) == 1
 

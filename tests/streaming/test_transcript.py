@@ -90,6 +90,22 @@ def test_without_words_a_caption_has_one_cue_and_one_speaker() -> None:
     assert cue.speaker == "S1"
 
 
+def test_names_take_the_place_of_speakers_and_nothing_else() -> None:
+    said = final("c1", ("one", "S1"), ("two", "S2"), ("three", None))
+    plain_one = Transcript.from_events([said])
+    named = plain_one.named({"S1": "Ann", "S3": "Nobody"})
+    assert [word.speaker for word in named.captions[0].words] == ["Ann", "S2", None]
+    assert named.captions[0].speaker == "Ann"
+    assert named.named({"Ann": "S1"}) == plain_one
+
+
+def test_two_speakers_of_one_name_are_one() -> None:
+    said = final("c1", ("one", "S1"), ("two", "S2"))
+    both = Transcript.from_events([said]).named({"S1": "Ann", "S2": "Ann"})
+    assert [(cue.speaker, cue.text) for cue in both.cues()] == [("Ann", "one two")]
+    assert both.speakers == ("Ann",)
+
+
 def test_a_passage_has_the_words_of_one_speaker() -> None:
     said = final("c1", ("one", "S1"), ("two", "S2\n"), ("three", "S2\n"), start_ms=0, lane=3)
     first, second = Transcript.from_events([said]).passages()

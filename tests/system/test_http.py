@@ -33,7 +33,10 @@ SERVER_OPTIONS = (
 )
 WORDS = 10
 UNKNOWN = "0" * 24
-OPEN_PATHS = {"/", "/healthz", "/readyz", "/metrics", "/static/{name}"}
+OPEN_PATHS = {
+    *("/", "/view/{id}", "/overlay/{id}", "/static/{name}"),
+    *("/healthz", "/readyz", "/metrics"),
+}
 UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -49,7 +52,7 @@ def bearer(key: str) -> dict[str, str]:
 def all_routes() -> list[tuple[str, str]]:
     """Every method and path that the server answers; a new route is here by itself."""
     app = web.Application()
-    Routes(cast("Any", SimpleNamespace()), cast("Any", SimpleNamespace())).add_to(app)
+    Routes(cast("Any", SimpleNamespace(store=None)), cast("Any", SimpleNamespace())).add_to(app)
     found = {
         (route.method, route.resource.canonical)
         for route in app.router.routes()
