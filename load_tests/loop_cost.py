@@ -2,8 +2,9 @@
 
 The front process is this one, under a real load from a child process over real sockets, with
 scripted engines in their own processes, so its processor time is the event loop's cost and
-nothing else. ``--profile`` says which part of the program used it; ``--against FOLDER`` runs
-another source tree by turns under the same load and prints the ratio, which is what may be
+nothing else. ``--spoken`` takes real voices and real voice activity, and tells how late the loop
+takes up what is due. ``--profile`` says which part of the program used it; ``--against FOLDER``
+runs another source tree by turns under the same load and prints the ratio, which is what may be
 compared: absolute times depend on the machine.
 """
 
@@ -32,6 +33,8 @@ PACKETS_PER_SECOND = 10
 """Of the canonical workload."""
 SECONDS_MAX = 120.0
 """On top of the load's own length: a server that takes longer hangs."""
+LAG_PROBE_SECONDS = 0.005
+SCHEDULED = Path("/proc/thread-self/schedstat")
 PARTS = (
     ("server/worker", "worker frames"),
     ("pickle", "worker frames"),
@@ -47,6 +50,9 @@ PARTS = (
     ("aiosqlite", "store"),
     ("prometheus_client", "metrics"),
     ("server/telemetry", "metrics"),
+    ("server/metrics", "metrics"),
+    ("server/accounts", "metrics"),
+    ("server/vitals", "metrics"),
     ("structlog", "logging"),
     ("logging/", "logging"),
     ("server/", "connections"),
@@ -66,6 +72,8 @@ class Arguments:
     profile: bool
     against: Path | None
     json_path: Path | None
+    is_spoken: bool
+    """Real voices and real voice activity, in place of scripted ones."""
 
 
 def parse_arguments(words: Sequence[str] | None) -> Arguments:
@@ -79,15 +87,26 @@ def parse_arguments(words: Sequence[str] | None) -> Arguments:
         "--against", type=Path, metavar="FOLDER", help="another source tree, for the ratio"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--spoken", action="store_true", help="real voices, and Silero to find them"
+    )
     given = parser.parse_args(words)
     if given.streams < 1 or given.seconds < 3 or given.rounds < 1:
         parser.error("at least one stream, three seconds and one round are needed")
     return Arguments(
-        given.streams, given.seconds, given.rounds, given.profile, given.against, given.json
+        given.streams,
+        given.seconds,
+        given.rounds,
+        given.profile,
+        given.against,
+        given.json,
+        given.spoken,
     )
 
 
-async def measure(streams: int, seconds: float, *, profile: bool) -> Figures:
+async def measure(
+    streams: int, seconds: float, *, profile: bool, is_spoken: bool = False
+) -> Figures:
     """One run, in this process. Raises: RuntimeError where the load failed."""
     # Here, because another source tree may be the one that is measured.
     from server.app import Server
@@ -100,6 +119,7 @@ async def measure(streams: int, seconds: float, *, profile: bool) -> Figures:
             port=0,
             asr="scripted",
             diarizer="none",
+            vad="silero" if is_spoken else "auto",
             sessions_max=2 * streams,
             store_url=str(Path(folder) / "captiond.db"),
         )
@@ -113,6 +133,8 @@ async def measure(streams: int, seconds: float, *, profile: bool) -> Figures:
             serving.result()
         workers = psutil.Process().children()
         try:
+            if is_spoken:
+                return await _under_voices(urls[0], streams, seconds)
             return await _under_load(urls[0], workers, streams, seconds, profile=profile)
         finally:
             os.kill(os.getpid(), 15)  # the server's own way to stop
@@ -147,6 +169,64 @@ async def _under_load(
     return {**figures, "shares": _shares(profiler)} if profile else figures
 
 
+class LagWatch:
+    """How late the event loop takes up what is due: with, and without, waiting for a processor."""
+
+    def __init__(self) -> None:
+        self.lags_s: list[float] = []
+        self.own_lags_s: list[float] = []
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        waited_s = _waited_s()
+        while True:
+            due_s = time.monotonic() + LAG_PROBE_SECONDS
+            await asyncio.sleep(LAG_PROBE_SECONDS)
+            late_s, before_s = time.monotonic() - due_s, waited_s
+            waited_s = _waited_s()
+            self.note(late_s, waited_s - before_s)
+
+    def note(self, late_s: float, waited_s: float) -> None:
+        """So late, of which it had no processor for ``waited_s``."""
+        self.lags_s.append(max(0.0, late_s))
+        self.own_lags_s.append(max(0.0, late_s - waited_s))
+
+
+def _waited_s() -> float:
+    """For a processor, this thread since its start; 0 where nobody tells."""
+    try:
+        return int(SCHEDULED.read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+async def _under_voices(url: str, streams: int, seconds: float) -> Figures:
+    """Raises: RuntimeError where the load could not be made."""
+    from clients.delays import quantiles
+
+    command = [sys.executable, "-m", "load_tests.bench.spoken_load", "--url", url]
+    command += ["--streams", str(streams), "--seconds", str(seconds)]
+    watch = LagWatch()
+    load = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert load.stdout is not None
+    async with asyncio.timeout(seconds + SECONDS_MAX):
+        await load.stdout.readline()  # voices are made: it begins to speak
+        watching = asyncio.create_task(watch.run())
+        loop_s = time.thread_time()
+        told, _ = await load.communicate()
+    watching.cancel()
+    if load.returncode:
+        raise RuntimeError(f"the load went wrong: {told.decode()[-2000:]}")
+    return {
+        "event_loop_lag_s": quantiles(watch.lags_s),
+        "event_loop_own_lag_s": quantiles(watch.own_lags_s),
+        "event_loop_us_per_packet": round(
+            (time.thread_time() - loop_s) * 1e6 / (streams * seconds * PACKETS_PER_SECOND), 1
+        ),
+        "load": orjson.loads(told),
+    }
+
+
 def _cpu_s(processes: list[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
@@ -177,6 +257,7 @@ def _measure_elsewhere(tree: Path, arguments: Arguments) -> Figures:
     command = [sys.executable, "-P", str(Path(__file__).resolve()), "--json", "/dev/stdout"]
     command += ["--streams", str(arguments.streams), "--seconds", str(arguments.seconds)]
     command += ["--profile"] if arguments.profile else []
+    command += ["--spoken"] if arguments.is_spoken else []
     environment = {**os.environ, "PYTHONPATH": str(tree.resolve())}
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     found: Figures = orjson.loads(result.stdout)
@@ -195,7 +276,14 @@ def _median(runs: Sequence[Figures]) -> Figures:
 def run(arguments: Arguments) -> Figures:
     """All rounds, the other tree's by turns with ours."""
     if arguments.against is None and arguments.rounds == 1:
-        return uvloop.run(measure(arguments.streams, arguments.seconds, profile=arguments.profile))
+        return uvloop.run(
+            measure(
+                arguments.streams,
+                arguments.seconds,
+                profile=arguments.profile,
+                is_spoken=arguments.is_spoken,
+            )
+        )
     ours, theirs = list[Figures](), list[Figures]()
     for _ in range(arguments.rounds):
         if arguments.against is not None:

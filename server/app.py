@@ -16,10 +16,11 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from aiohttp import web
 
+from server.accounts import CountingHub, note_outcomes
 from server.auth import Keyring, OriginGuard
 from server.config import Settings
 from server.connection import HEARTBEAT_SECONDS, Connection
-from server.dispatch import SHORT_WINDOWS, stage_limits
+from server.dispatch import SHORT_WINDOWS, Outcome, stage_limits
 from server.engine_specs import engine_specs
 from server.engines.errors import EngineUnavailable
 from server.engines.registry import EngineSpec, takes_guidance
@@ -28,6 +29,8 @@ from server.limits import PacketGate
 from server.listener import Listener, bound_sockets, refusal_of_open_sockets
 from server.load import LoadMeter
 from server.overload import MeteredDispatcher, Overload
+from server.protocols.captiond import NativeConnection
+from server.protocols.foreign import add_foreign_protocols
 from server.retention import Retention, RetentionOptions
 from server.routes import TENANT, Routes, guard_middleware, offered_subprotocols
 from server.socket import CaptionSocket
@@ -35,12 +38,13 @@ from server.store import TranscriptStore
 from server.systemd import Systemd, SystemdError
 from server.telemetry import Metrics
 from server.tls import ServerTls, TlsError
+from server.traces import Traces, traces_to
+from server.vitals import Vitals
 from server.workers import EngineWorker, WorkerState
 from streaming.errors import BadMessage
 from streaming.events import SessionStage
 from streaming.wire import STREAM_PATH, SUBPROTOCOL
 
-LAG_PROBE_SECONDS = 0.5
 KEEPALIVE_SECONDS = 75.0
 """For the next request of a connection; proxies give up before."""
 DRAIN_POLL_SECONDS = 0.05
@@ -72,6 +76,7 @@ class Server:
         self._dispatcher: MeteredDispatcher | None = None
         self._hub: Hub | None = None
         self._overload: Overload | None = None
+        self._traces: Traces | None = None
         self._problems = ["models are loading"]
         self._signals = 0
         self._stop = asyncio.Event()
@@ -89,19 +94,25 @@ class Server:
         loop.add_signal_handler(signal.SIGHUP, self._reload_certificate)
         self._warn_of_certificate()
         async with contextlib.AsyncExitStack() as stack:
+            if self._settings.tracing_url is not None:
+                self._traces = traces_to(self._settings.tracing_url, self._metrics)
+                stack.push_async_callback(self._traces.close)
             store = await self._open_store()
             stack.push_async_callback(store.close)
-            hub = self._hub = Hub(self._settings, store, self._metrics)
+            hub = self._hub = CountingHub(self._settings, store, self._metrics)
             overload = self._overload = self._watch_of(hub)
+            vitals = Vitals(hub, self._settings, lambda: len(self._connections))
+            hub.watch = self._traces
+            vitals.watch_readiness(lambda: self.problems)
             await self._listen(hub, on_listening, stack)
             stack.push_async_callback(self._close_workers)
             watch = asyncio.create_task(overload.watch(self._pids), name="load watch")
             stack.callback(watch.cancel)
             sweeps = asyncio.create_task(self._retention(hub).run(), name="store sweeps")
             stack.callback(sweeps.cancel)
-            probe = asyncio.create_task(self._probe(hub), name="loop lag probe")
-            stack.callback(probe.cancel)
-            if await self._load(hub, overload):
+            looks = asyncio.create_task(vitals.watch(), name="vitals")
+            stack.callback(looks.cancel)
+            if await self._load(hub, overload, vitals):
                 on_ready()
                 self._systemd.notify("READY=1")
                 await self._stop.wait()
@@ -122,11 +133,17 @@ class Server:
         return [pid for pid in every if pid is not None]
 
     async def _open_store(self) -> TranscriptStore:
-        seconds = self._metrics.store_commit_seconds
-        return await TranscriptStore.open(
+        seconds, writes = self._metrics.store_commit_seconds, self._metrics.store_writes
+
+        def count(duration_s: float, in_group: int) -> None:
+            seconds.observe(duration_s)
+            writes.inc(in_group)
+
+        kind = TranscriptStore if self._traces is None else self._traces.store
+        return await kind.open(
             self._settings.store_url,
             synchronous="FULL" if self._settings.store_synchronous == "full" else "NORMAL",
-            on_commit=lambda duration_s, _: seconds.observe(duration_s),
+            on_commit=count,
         )
 
     def _retention(self, hub: Hub) -> Retention:
@@ -149,6 +166,8 @@ class Server:
         app = web.Application(middlewares=[guard])
         Routes(hub, self).add_to(app)
         app.router.add_get(STREAM_PATH, functools.partial(self._stream, hub))
+        assert self._overload is not None
+        add_foreign_protocols(app, hub, self._overload, self._connections, settings)
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -163,8 +182,11 @@ class Server:
         on_listening(listener.url)
 
     def _warn_of_certificate(self) -> None:
-        warning = self._tls.warning(datetime.now(UTC)) if self._tls else None
-        if warning:
+        if self._tls is None:
+            return
+        ends_s = self._tls.expires_at.timestamp()
+        self._metrics.certificate_expiry_timestamp_seconds.set(ends_s)
+        if warning := self._tls.warning(datetime.now(UTC)):
             _log.warning(warning)
 
     def _reload_certificate(self) -> None:
@@ -180,9 +202,9 @@ class Server:
             _log.info("certificate reloaded")
             self._warn_of_certificate()
 
-    async def _load(self, hub: Hub, overload: Overload) -> bool:
+    async def _load(self, hub: Hub, overload: Overload, vitals: Vitals) -> bool:
         """Start all workers; False where a signal came first. Raises: EngineUnavailable."""
-        loading = asyncio.create_task(self._start_workers())
+        loading = asyncio.create_task(self._start_workers(vitals))
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -200,26 +222,37 @@ class Server:
             1 if profile is None else 1 / SHORT_WINDOWS,
             time.monotonic_ns(),
         )
-        dispatcher = self._dispatcher = MeteredDispatcher(
+        kind = MeteredDispatcher if self._traces is None else self._traces.dispatcher
+        dispatcher = self._dispatcher = kind(
             self._workers,
             stage_limits(windows_max, profile),
             self._metrics,
-            overload.deliver,
+            functools.partial(self._deliver, hub, overload),
             pace=overload.pace_partials,
             call_timeout_s=self._settings.call_timeout_s,
         )
         dispatcher.meter = meter
         dispatcher.start()
         overload.measure(meter)
+        vitals.watch_engines(dispatcher, meter)
         hub.serve_with(engines, dispatcher)
         self._problems = []
         return True
 
-    async def _start_workers(self) -> EnginesInUse:
+    def _deliver(self, hub: Hub, overload: Overload, outcomes: list[Outcome]) -> None:
+        note_outcomes(self._metrics, outcomes, time.monotonic_ns())
+        if self._traces is None:
+            overload.deliver(outcomes)
+        else:
+            with self._traces.tracer.delivering(outcomes, hub):
+                overload.deliver(outcomes)
+
+    async def _start_workers(self, vitals: Vitals) -> EnginesInUse:
         specs = await asyncio.to_thread(engine_specs, self._settings)
         for stage, spec in specs.items():
             count = self._settings.asr_workers if stage is SessionStage.RECOGNITION else 1
             self._workers[stage] = [self._worker(spec) for _ in range(count)]
+        vitals.watch_workers(self._workers)
         every = [worker for workers in self._workers.values() for worker in workers]
         try:
             async with asyncio.TaskGroup() as group:
@@ -258,7 +291,8 @@ class Server:
             if state is WorkerState.RESTARTING:
                 restarts.inc()
 
-        return EngineWorker(spec, on_state=count)
+        kind = EngineWorker if self._traces is None else self._traces.worker
+        return kind(spec, on_state=count)
 
     @property
     def problems(self) -> list[str]:
@@ -288,7 +322,7 @@ class Server:
         socket = CaptionSocket(heartbeat_s=HEARTBEAT_SECONDS)
         await socket.prepare(request)
         settings = self._settings
-        connection = Connection(
+        connection = NativeConnection(
             socket,
             desk,
             tenant,
@@ -336,15 +370,6 @@ class Server:
             await self._dispatcher.close()
         every = [worker for workers in self._workers.values() for worker in workers]
         await asyncio.gather(*(worker.close() for worker in every), return_exceptions=True)
-
-    async def _probe(self, hub: Hub) -> None:
-        """How late the loop runs a timer, and how much audio waits."""
-        lag = self._metrics.event_loop_lag_seconds
-        while True:
-            due = time.monotonic() + LAG_PROBE_SECONDS
-            await asyncio.sleep(LAG_PROBE_SECONDS)
-            lag.observe(max(0.0, time.monotonic() - due))
-            self._metrics.backlog_seconds.set(hub.backlog_seconds)
 
 
 def _check_subprotocols(request: web.Request) -> None:

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     asr_workers: Count = Field(1, description="recognition processes")
     diarizer: str = Field("embedded", min_length=1, description="diarizer; `none` turns it off")
     diarizer_model: str | None = Field(
-        None, min_length=1, description="pipeline folder or hub id for the diarizer"
+        None, min_length=1, description="pipeline folder or hub id for the diarizer, or `shipped`"
     )
     vad: str = Field("auto", min_length=1, description="voice activity engine")
     vad_options: EngineOptions = Field(
@@ -203,6 +203,18 @@ class Settings(BaseSettings):
     )
     stable_only: bool = Field(False, description="partials show stable words only")
     batch_windows_max: Count = Field(8, description="windows in one call of an engine")
+
+    usage_metrics: bool = Field(
+        False,
+        description="count sessions and audio by the name of the API key, in /metrics, which needs "
+        "no key",
+    )
+    tracing_url: str | None = Field(
+        None,
+        min_length=1,
+        description="OTLP/HTTP address that gets a trace of every utterance, such as "
+        "http://127.0.0.1:4318/v1/traces; unset: none is made",
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe messages that are logged"

@@ -34,20 +34,30 @@ class ServerTls:
         """Read the files again. Raises: TlsError, and then the old certificate stays in use."""
         self.context = _loaded(self._cert, self._key)
 
+    @property
+    def expires_at(self) -> datetime:
+        """When the certificate in the file ends. Raises: TlsError."""
+        return expiry_of(self._cert)
+
     def warning(self, now: datetime) -> str | None:
         """What an operator should know of the certificate's age."""
         return expiry_warning(self._cert, now)
 
 
-def expiry_warning(cert: Path, now: datetime) -> str | None:
-    """One line where the certificate has expired or soon will."""
+def expiry_of(cert: Path) -> datetime:
+    """When the certificate in a file ends. Raises: TlsError."""
     try:
         certificate = x509.load_pem_x509_certificate(
             _first_certificate(_text("tls_cert", cert)).encode()
         )
     except ValueError:
         raise TlsError(f"tls_cert: {cert} holds no certificate in PEM form") from None
-    end = certificate.not_valid_after_utc
+    return certificate.not_valid_after_utc
+
+
+def expiry_warning(cert: Path, now: datetime) -> str | None:
+    """One line where the certificate has expired or soon will."""
+    end = expiry_of(cert)
     if end < now:
         return f"the certificate in {cert} expired on {_day(end)}; clients will refuse it: renew it"
     if end < now + WARN_PERIOD:

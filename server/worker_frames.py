@@ -83,6 +83,8 @@ class Answer:
     items: list[Any]
     elapsed_ns: int
     """The engine's own time, without queueing and transport."""
+    parts_ns: tuple[tuple[str, int], ...] = ()
+    """Where an engine tells: what it spent that time on, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ def _pickled(message: object, beside: list[memoryview] | None) -> memoryview:
     if isinstance(message, Question):
         message = Question(message.method, _joined(message.items))
     elif isinstance(message, Answer):
-        message = Answer(_joined(message.items), message.elapsed_ns)
+        message = Answer(_joined(message.items), message.elapsed_ns, message.parts_ns)
     body = io.BytesIO()
     pickler = pickle.Pickler(body, protocol=5, buffer_callback=is_small)
     pickler.dispatch_table = _REDUCED
@@ -224,7 +226,7 @@ def unpack(body: bytes | bytearray) -> Any:
     if isinstance(message, Question):
         return Question(message.method, _parted(message.items))
     if isinstance(message, Answer):
-        return Answer(_parted(message.items), message.elapsed_ns)
+        return Answer(_parted(message.items), message.elapsed_ns, message.parts_ns)
     return message
 
 

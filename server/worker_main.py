@@ -18,6 +18,7 @@ import traceback
 from typing import Any
 
 from server.engines.errors import EngineUnavailable
+from server.engines.parts import engine_parts_ns, spent_between
 from server.engines.registry import METHODS, Engine, EngineSpec, build
 from server.worker_frames import (
     HEADER,
@@ -120,12 +121,13 @@ def _answer(engine: Engine, stage: SessionStage, question: Question) -> Reply:
         if question.method not in METHODS[stage]:
             raise ValueError(f"a {stage.value} engine has no method {question.method}")
         method = getattr(engine, question.method)
+        before = engine_parts_ns(engine)
         started_ns = time.monotonic_ns()
         items = list(method(question.items))
         elapsed_ns = time.monotonic_ns() - started_ns
         if len(items) != len(question.items):
             raise ValueError(f"{len(items)} answers to {len(question.items)} questions")
-        return Answer(items, elapsed_ns)
+        return Answer(items, elapsed_ns, spent_between(before, engine_parts_ns(engine)))
     except Exception as error:  # noqa: BLE001 - the task boundary: whatever a model raises
         _log_traceback(error)
         return Failure(_describe(error), _is_memory(error))

@@ -12,6 +12,7 @@ from server.commands.demo import demo
 from server.commands.doctor import doctor
 from server.commands.evaluate import evaluate
 from server.commands.serve import serve
+from server.commands.top import top
 
 app = typer.Typer(
     name="captiond",
@@ -28,6 +29,7 @@ app.command("eval")(evaluate)
 app.command()(calibrate)
 app.command()(config)
 app.command()(doctor)
+app.command()(top)
 
 
 def _show_version(wanted: bool) -> None:

@@ -51,7 +51,7 @@ def run_server(settings: Settings) -> None:
                 on_ready=lambda: print(READY_LINE, flush=True),
             )
         )
-    except (EngineUnavailable, StoreError, SystemdError, TlsError) as error:
+    except (ConfigError, EngineUnavailable, StoreError, SystemdError, TlsError) as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")

@@ -74,7 +74,7 @@ def test_help_names_each_option_and_its_default() -> None:
 
 
 def values(field: str, folder: Path) -> list[str]:
-    if field in ("insecure", "stable_only"):
+    if Settings.model_fields[field].annotation is bool:
         return []
     together = {
         "tls_cert": ["cert.pem", "--tls-key", "key.pem"],

@@ -84,6 +84,15 @@ def test_less_severe_messages_are_left_out(capsys: pytest.CaptureFixture[str]) -
     assert [line["event"] for line in json_lines(capsys)] == ["trouble"]
 
 
+def test_libraries_say_nothing_at_debug(capsys: pytest.CaptureFixture[str]) -> None:
+    """aiosqlite quotes there what is written to the store: captions."""
+    configure_logging("debug", "json")
+    logging.getLogger("aiosqlite").debug("executing %s", SECRET)
+    logging.getLogger("aiosqlite").info("from here on")
+    structlog.get_logger("server.x").debug("ours")
+    assert [line["event"] for line in json_lines(capsys)] == ["from here on", "ours"]
+
+
 def test_configuring_twice_logs_once(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info", "json")
     configure_logging("info", "json")
@@ -131,7 +140,7 @@ def test_latency_histograms_have_the_documented_buckets() -> None:
 def test_no_label_can_hold_an_id_or_a_name() -> None:
     """Each label has few values by its meaning; a new one is to be thought about here."""
     known = {"protocol", "outcome", "reason", "kind", "code", "stage", "version", "python"}
-    known |= {"action", "guard"}
+    known |= {"action", "guard", "state", "file", "key"}
     used = {label for metric in vars(Metrics("1")).values() for label in labels_of(metric)}
     assert used == known
 
