@@ -20,7 +20,7 @@ SEED_FROM ?= 0
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve load bench test test-quick test-slow test-faults faults-full sim diarization-report segmentation-report model-report docs-check lint format types build clean
+.PHONY: help venv demo serve load bench bench-peers test test-quick test-slow test-browser test-clients test-faults faults-full monitoring-test sim diarization-report segmentation-report model-report docs-check lint format types build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,10 +62,28 @@ test-quick: $(TEST_STAMP) ## the tests without real models, servers and browsers
 	$(PYTEST) -m "not slow" --cov=streaming --cov-report=term-missing $(ARGS)
 
 test-slow: $(TEST_STAMP)
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m "slow and not browser" $(ARGS)
 
-bench: $(STAMP) ## the figures captiond is judged by, into docs/benchmarks/latest.json; ARGS="--only memory"
+# An accessibility checker, for the test of the page alone: where npm cannot bring it, that one skips.
+AXE := axe-core@4.14.1
+AXE_FILE := build/axe-core/package/axe.min.js
+test-browser: $(TEST_STAMP) $(AXE_FILE) ## the page in Chromium with a fake microphone, and its pictures in docs/captions-page
+	$(BIN)/python -m pytest -m browser -o faulthandler_timeout=600 tests/browser $(ARGS)
+
+$(AXE_FILE):
+	mkdir -p build/axe-core
+	-cd build/axe-core && npm pack --silent $(AXE) && tar -xzf axe-core-*.tgz package
+
+test-clients: $(TEST_STAMP) ## clients that nobody here wrote, each in an environment of its own; ARGS="--only openai"
+	$(BIN)/python -m tests.clients_foreign.run $(ARGS)
+	$(BIN)/python -m tests.clients_foreign.deepgram_formats $(ARGS)
+	$(BIN)/python -m tests.clients_foreign.openai_formats $(ARGS)
+
+bench: $(STAMP) ## the figures captiond is judged by, into docs/benchmarks; ARGS="--only memory"
 	$(BIN)/python -m load_tests.bench $(ARGS)
+
+bench-peers: $(TEST_STAMP) ## captiond beside WhisperLive and WhisperLiveKit, same weights and speech; an hour
+	$(BIN)/python -m load_tests.peers $(ARGS)
 
 diarization-report: $(TEST_STAMP) ## who said what, against recordings with truth, into docs/diarization
 	$(BIN)/python -m tools.diarization_report --out docs/diarization $(ARGS)
@@ -82,6 +100,9 @@ test-faults: $(TEST_STAMP) ## kills, cuts, crashes of the store and 500 simulate
 
 faults-full: $(TEST_STAMP) ## the same in full, for hours: the figures in docs/testing.md
 	$(BIN)/python -m load_tests.faults --full $(ARGS)
+
+monitoring-test: $(TEST_STAMP) ## a real Prometheus beside a loaded server: queries, alerts, cost; 6 minutes
+	$(BIN)/python -m load_tests.monitoring $(ARGS)
 
 sim: $(TEST_STAMP) ## whole sessions under faults, in simulated time; SEEDS=2000 SEED_FROM=0
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) --from $(SEED_FROM) $(ARGS)

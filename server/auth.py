@@ -15,6 +15,7 @@ import ipaddress
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -81,6 +82,9 @@ def _presented_key(authorization: str | None, subprotocols: Sequence[str]) -> st
     for protocol in subprotocols:
         if protocol.startswith(KEY_SUBPROTOCOL_PREFIX):
             return _decoded_key(protocol.removeprefix(KEY_SUBPROTOCOL_PREFIX))
+    for scheme, key in pairwise(subprotocols):
+        if scheme.lower() in _SCHEMES:
+            return key  # as Deepgram's clients do in browsers
     raise Unauthorized(
         'send an API key: header "Authorization: Bearer <key>", or in a browser the subprotocol '
         f'"{KEY_SUBPROTOCOL_PREFIX}<base64url of the key>"'

@@ -1,20 +1,20 @@
-"""One WebSocket of the native protocol: bytes to its session, events back, one close.
+"""One WebSocket, whatever is spoken on it: bytes to its session, events back, one close.
 
-The reader always drains the socket (a paused one cannot answer pings and kills healthy sessions);
-flow is controlled by credit. One writer task sends everything, so that a slow client holds up
-nobody. ``server/protocols/`` has what differs between protocols.
+Owns what all protocols share: the reader, which always drains the socket (a paused one cannot
+answer pings and kills healthy sessions; flow is controlled by credit), the writer, which sends
+everything, so that a slow client holds up nobody, silence, drain and the end. What is said, and in
+which words, is a protocol's: ``server/protocols/``.
 
-Invariants: K1 nothing is awaited between two receives but the socket itself; K2 an error message
-stands before every close but 1000, as far as the client reads at all; K3 what was not sent stays
-in the event log, for a resume; K4 a connection whose session was taken over writes nothing of it;
-K5 a session is over only when the client has answered the close behind its last event: what is on
-the way to a client that goes is lost.
+Invariants: K1 nothing is awaited between two receives but the socket itself; K2 what was not sent
+stays in the event log; K3 a connection whose session was taken over writes nothing of it; K4 a
+session is over only when the client has answered the close behind its last event: what is on the
+way to a client that goes is lost.
 """
 
+import abc
 import asyncio
 import time
-from collections import deque
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType
@@ -25,42 +25,30 @@ from server.socket import CaptionSocket
 from server.store import TranscriptStore
 from server.telemetry import Metrics
 from streaming.errors import (
-    BadAudio,
     CaptiondError,
     Draining,
     IdleTooLong,
     InternalError,
-    OutOfOrder,
     TooBig,
+    UnknownSession,
 )
 from streaming.eventlog import Behind, Cursor
-from streaming.events import Done, Event
+from streaming.events import Event
 from streaming.wire import (
     CONTROL_MESSAGE_BYTES_MAX,
-    ClientMessage,
     Configure,
-    DrainNotice,
-    End,
-    ErrorNotice,
-    Flush,
-    Lane,
     Ready,
     Resume,
-    ServerNotice,
-    Skip,
     Start,
-    encode_event,
-    encode_notice,
-    parse_client_message,
     parse_durable_event,
 )
 
 EVENTS_PER_WRITE = 64
 WRITE_SECONDS_MAX = 30.0
-"""A client that takes nothing for this long is cut off; it can resume."""
+"""A client that takes nothing for this long is cut off."""
 HEARTBEAT_SECONDS = 20.0
 PROTOCOL = "captiond"
-"""Label of this protocol in metrics."""
+"""Label of the native protocol in metrics."""
 
 _log = structlog.get_logger(__name__)
 
@@ -74,7 +62,9 @@ class Desk(Protocol):
     @property
     def store(self) -> TranscriptStore: ...
 
-    async def open(self, start: Start, tenant: str) -> tuple[LiveSession, Ready]: ...
+    async def open(
+        self, start: Start, tenant: str, *, protocol: str
+    ) -> tuple[LiveSession, Ready]: ...
 
     async def resume(self, message: Resume, tenant: str) -> tuple[LiveSession, Ready]: ...
 
@@ -83,8 +73,13 @@ class Desk(Protocol):
     def check_guidance(self, message: Configure) -> None: ...
 
 
-class Connection:
-    """Serves one socket from its first message to its close."""
+class Connection(abc.ABC):
+    """Serves one socket from its handshake to its close."""
+
+    protocol: ClassVar[str]
+    """Label in metrics."""
+    silence_advice: ClassVar[str]
+    """For a client that says nothing."""
 
     def __init__(
         self,
@@ -93,40 +88,83 @@ class Connection:
         tenant: str,
         *,
         gate: PacketGate,
-        handshake_s: float,
         idle_s: float,
     ) -> None:
         self._ws = ws
         self._desk = desk
         self._tenant = tenant
         self._gate = gate
-        self._handshake_s, self._idle_s = handshake_s, idle_s
+        self._idle_s = idle_s
         self._live: LiveSession | None = None
         self._cursor: Cursor | None = None
-        self._notices: deque[ServerNotice] = deque()
-        """At most ready, draining, one error and one ack: the next ack comes after it is sent."""
         self._wakeup = asyncio.Event()
         self._failure: CaptiondError | None = None
         self._is_dismissed = False
         """The session belongs to another connection, or is gone."""
         self._is_known = False
-        """The client has the session's id and token."""
+        """The client has what it takes to come back to the session."""
         self._is_delivered = False
         """The last event was sent."""
         self._is_answered = False
         """The client has closed, and so has read all that was sent before."""
         self._reader: asyncio.Task[None] | None = None
-        self._with_words = True
         self._is_deaf = False
         """Draining: audio that comes now belongs to the next server."""
         self._log = _log
         self._heard_ns = time.monotonic_ns()
         """When the last message came that was no ping or pong."""
         self._silence: asyncio.TimerHandle | None = None
-        self._audio_received_seconds = desk.metrics.audio_received_seconds.labels(PROTOCOL)
+        self._audio_received_seconds = desk.metrics.audio_received_seconds.labels(self.protocol)
+
+    # A protocol's own
+
+    @abc.abstractmethod
+    async def _begin(self) -> bool:
+        """Whatever comes before the session's messages; False where the socket is closed."""
+
+    @abc.abstractmethod
+    def _take(self, message: WSMessage) -> None:
+        """One message of a client whose session runs. Raises: CaptiondError."""
+
+    @property
+    @abc.abstractmethod
+    def _has_messages(self) -> bool:
+        """``_write_messages`` would say something."""
+
+    @abc.abstractmethod
+    async def _write_messages(self) -> None:
+        """Say what is no event of the log, or was put off."""
+
+    @abc.abstractmethod
+    async def _tell(self, event: Event) -> None:
+        """The log's next event, to be said now or put off; then ``_note_written`` has it."""
+
+    @abc.abstractmethod
+    def _note_told(self) -> None:
+        """All events that there are were told."""
+
+    @abc.abstractmethod
+    def _announce_drain(self, deadline_s: float) -> None:
+        """No more audio is taken; what was received is finished and sent."""
+
+    @property
+    @abc.abstractmethod
+    def _is_all_said(self) -> bool:
+        """Everything received is captioned, stored and written."""
+
+    async def _linger(self) -> None:
+        """The socket is closed: do whatever the session still needs of its talker."""
+        return
 
     async def serve(self) -> None:
         """Returns when the socket is closed. Never raises but on cancellation."""
+        try:
+            await self._talk()
+            await self._linger()
+        finally:
+            self._let_go()
+
+    async def _talk(self) -> None:
         writer = asyncio.create_task(self._write(), name="socket writer")
         reader = self._reader = asyncio.create_task(self._read_until_closed(), name="socket reader")
         try:
@@ -139,7 +177,6 @@ class Connection:
             writer.cancel()
             if not self._ws.closed or self._ws.close_code == WSCloseCode.ABNORMAL_CLOSURE:
                 self._ws.abort()
-            self._let_go()
 
     async def _read_until_closed(self) -> None:
         try:
@@ -163,29 +200,34 @@ class Connection:
     # Reading
 
     async def _read(self) -> None:
-        try:
-            async with asyncio.timeout(self._handshake_s):
-                message = await self._next()
-        except TimeoutError:
-            raise _silent_for(self._handshake_s, "send start or resume first") from None
-        if message is None:
+        if not await self._begin():
             return
-        await self._open(self._parsed(message))
         self._watch_for_silence()
         while (message := await self._next()) is not None:
             if self._failure is None:
                 self._take(message)
 
+    def _use(self, live: LiveSession, after_seq: int) -> None:
+        """Talk for a session whose events up to ``after_seq`` the client has.
+
+        Raises: UnknownSession where it was deleted while it was opened.
+        """
+        if live.is_gone:
+            raise UnknownSession("this session was deleted; start a new one")
+        self._live, self._log = live, _log.bind(session_id=live.id)
+        live.listen(self._wakeup.set)
+        live.attach(self._dismiss, after_seq, self._ws.probe)
+        self._cursor = live.session.log.cursor(after_seq)
+
     def _watch_for_silence(self) -> None:
         """One timer that looks now and then: a new one for each packet costs more than its audio.
 
-        A client that has sent ``end`` has nothing more to say.
+        A client that has ended its audio has nothing more to say.
         """
-        assert self._live is not None
         silent_s = (time.monotonic_ns() - self._heard_ns) / 1e9
-        is_ending = self._live.session.is_waiting_for_reader
+        is_ending = self._live is not None and self._live.session.is_waiting_for_reader
         if silent_s >= self._idle_s and not is_ending:
-            self._fail(_silent_for(self._idle_s, "send audio, or end"))
+            self._fail(silent_for(self._idle_s, self.silence_advice))
             return
         left_s = self._idle_s if is_ending else self._idle_s - silent_s
         self._silence = asyncio.get_running_loop().call_later(left_s, self._watch_for_silence)
@@ -201,8 +243,8 @@ class Connection:
         """Anything but a ping or a pong; those count as messages, but not as a sign of life."""
         while True:
             message = await self._ws.receive()
+            await self._pass_gate()
             now_ns = time.monotonic_ns()
-            self._gate.receive_packet(now_ns)
             self._is_answered = message.type is WSMsgType.CLOSE
             if message.type is WSMsgType.PING:
                 await self._ws.pong(message.data)
@@ -210,36 +252,16 @@ class Connection:
                 self._heard_ns = now_ns
                 return message
 
-    def _parsed(self, message: WSMessage) -> ClientMessage:
-        if message.type is WSMsgType.BINARY:
-            raise OutOfOrder("audio before start; send start or resume first")
-        if len(message.data.encode()) > CONTROL_MESSAGE_BYTES_MAX:
+    async def _pass_gate(self) -> None:
+        """Raises: TooFast."""
+        self._gate.receive_packet(time.monotonic_ns())
+
+    def _checked_text(self, message: WSMessage) -> str:
+        """Raises: TooBig."""
+        text: str = message.data
+        if len(text.encode()) > CONTROL_MESSAGE_BYTES_MAX:
             raise TooBig(f"a text message above {CONTROL_MESSAGE_BYTES_MAX} bytes; shorten it")
-        return parse_client_message(message.data)
-
-    async def _open(self, message: ClientMessage) -> None:
-        if isinstance(message, Start):
-            live, ready = await self._desk.open(message, self._tenant)
-        elif isinstance(message, Resume):
-            live, ready = await self._desk.resume(message, self._tenant)
-            self._is_known = True
-        else:
-            raise OutOfOrder(f"{message.type} before start; send start or resume first")
-        self._live, self._log = live, _log.bind(session_id=live.id)
-        self._with_words = live.session.start.words
-        live.listen(self._wakeup.set)
-        live.attach(self._dismiss, ready.seq, self._ws.probe)
-        self._cursor = live.session.log.cursor(ready.seq)
-        self._notify(ready)
-        live.step()
-
-    def _take(self, message: WSMessage) -> None:
-        assert self._live is not None
-        if message.type is WSMsgType.BINARY:
-            self._take_audio(message.data)
-        else:
-            self._obey(self._parsed(message))
-            self._live.step()
+        return text
 
     def _take_audio(self, data: bytes) -> None:
         if self._is_deaf or self._live is None:
@@ -250,64 +272,34 @@ class Connection:
         received = session.frames_received - frames
         self._audio_received_seconds.inc(received / session.start.audio.sample_rate)
 
-    def _obey(self, message: ClientMessage) -> None:
-        assert self._live is not None
-        session = self._live.session
-        if isinstance(message, End):
-            self._end()
-        elif isinstance(message, Flush):
-            session.flush()
-        elif isinstance(message, Skip):
-            session.skip(message.ms, time.monotonic_ns(), message.lane)
-        elif isinstance(message, Configure):
-            self._desk.check_language(message.language)
-            self._desk.check_guidance(message)
-            session.configure(message)
-        elif isinstance(message, Lane):
-            session.set_lane(message.lane, message.name)
-        else:
-            raise OutOfOrder(f"{message.type} on a session that runs; open another connection")
-
-    def _end(self) -> None:
-        assert self._live is not None
-        if self._is_deaf:
-            return
-        try:
-            self._live.session.end_of_audio(time.monotonic_ns())
-        except BadAudio as error:
-            # The session has ended all the same: its captions still come, then done.
-            self._count(error)
-            self._notify(_notice_of(error))
-
     # Writing
-
-    def _notify(self, notice: ServerNotice) -> None:
-        self._notices.append(notice)
-        self._wakeup.set()
 
     def drain(self, deadline_s: float) -> None:
         """Take no more audio; what was received is finished and sent."""
         self._is_deaf = True
-        self._notify(DrainNotice(deadline_s))
+        self._announce_drain(deadline_s)
         if self._live is None:
             self.close_for_drain()
 
     @property
     def is_caught_up(self) -> bool:
         """Everything received is captioned, stored and written, or never will be."""
-        live = self._live
-        if live is None or self._failure is not None or self._ws.closed:
+        if self._live is None or self._failure is not None or self._ws.closed:
             return True
-        is_over = live.session.is_read and not live.session.is_waiting_for_reader
-        return live.is_settled and is_over and not self._notices
+        return self._is_all_said and not self._has_messages
 
     @property
     def session_id(self) -> str | None:
         """Of the session that it talks for; None before there is one."""
         return None if self._live is None else self._live.id
 
+    @property
+    def can_come_back(self) -> bool:
+        """Its client has what it takes to go on with the session on another connection."""
+        return self._is_known
+
     def send_away(self, error: CaptiondError) -> None:
-        """There is no room for it just now. Its session stays, and can be resumed."""
+        """There is no room for it just now."""
         self._fail(error)
 
     def close_for_drain(self) -> None:
@@ -357,26 +349,15 @@ class Connection:
 
     async def _write_news(self) -> None:
         while not self._ws.closed:
-            while self._notices:
-                await self._write_notice(self._notices.popleft())
+            await self._write_messages()
             events = await self._news()
             for event in events:
                 if self._is_dismissed:
                     return
-                await self._send(self._encoded(event))
-                self._note_written(event)
-            self._acknowledge()
-            if not events and not self._notices:
+                await self._tell(event)
+            self._note_told()
+            if not events and not self._has_messages:
                 return
-
-    def _encoded(self, event: Event) -> bytes:
-        is_durable = self._live is None or self._live.is_durable(event)
-        return encode_event(event, with_words=self._with_words, is_durable=is_durable)
-
-    async def _write_notice(self, notice: ServerNotice) -> None:
-        await self._send(encode_notice(notice))
-        if isinstance(notice, Ready):
-            self._is_known = True
 
     async def _news(self) -> list[Event]:
         if self._cursor is None or self._live is None or self._is_dismissed:
@@ -393,26 +374,21 @@ class Connection:
         stored = await self._desk.store.events(
             self._live.id, after_seq=behind.after_seq, limit=limit
         )
+        if not stored:
+            self._live.note_deleted()  # which dismisses this connection
         events: list[Event] = [parse_durable_event(fields) for fields in stored]
         self._cursor.skip_through(behind.after_seq + len(events))
         return events
 
     def _note_written(self, event: Event) -> None:
+        """An event was sent."""
         assert self._live is not None
         if self._is_dismissed:
             return  # while it was being sent: the next connection sends it again
         self._live.note_written(event)
-        if isinstance(event, Done):
-            self._is_delivered = True
-        elif self._live.session.is_waiting_for_reader:
+        self._desk.metrics.on_sent(self._live.id, event)
+        if self._live.session.is_waiting_for_reader:
             self._live.step()
-
-    def _acknowledge(self) -> None:
-        if self._live is None or self._is_dismissed:
-            return
-        ack = self._live.session.take_ack()
-        if ack is not None:
-            self._notices.append(ack)
 
     async def _send(self, data: bytes) -> None:
         async with asyncio.timeout(WRITE_SECONDS_MAX):
@@ -422,8 +398,10 @@ class Connection:
         if self._is_delivered:
             await self._close_at_the_end()
         elif self._failure is not None and not self._ws.closed:
-            await self._send(encode_notice(_notice_of(self._failure)))
-            await self._ws.close(code=self._failure.close_code, message=self._failure.code.encode())
+            farewell = self._ws.farewell(self._failure)
+            if farewell.text is not None:
+                await self._send(farewell.text.encode())
+            await self._ws.close(code=farewell.code, message=farewell.reason.encode())
 
     async def _close_at_the_end(self) -> None:
         """Waits for the client's own close, which aiohttp does where nobody reads beside it."""
@@ -434,12 +412,8 @@ class Connection:
             self._is_answered = self._ws.close_code != WSCloseCode.ABNORMAL_CLOSURE
 
     def _count(self, error: CaptiondError) -> None:
-        self._desk.metrics.errors.labels(PROTOCOL, error.code).inc()
+        self._desk.metrics.errors.labels(self.protocol, error.code).inc()
 
 
-def _silent_for(seconds: float, advice: str) -> IdleTooLong:
+def silent_for(seconds: float, advice: str) -> IdleTooLong:
     return IdleTooLong(f"no message for {seconds} s; {advice}")
-
-
-def _notice_of(error: CaptiondError) -> ErrorNotice:
-    return ErrorNotice(error.code, error.message, error.retry_after_ms)

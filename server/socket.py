@@ -7,6 +7,8 @@ opens it to decompression bombs, and no heartbeat means that a dead peer is neve
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
@@ -26,14 +28,18 @@ PROBE = b"pause"
 
 
 class CaptionSocket(web.WebSocketResponse):
-    """Ready to ``prepare``."""
+    """Ready to ``prepare``; as the native protocol wants it, unless a subclass says otherwise."""
+
+    subprotocols: ClassVar[tuple[str, ...]] = (SUBPROTOCOL,)
+    """The first of them that a client offers is chosen."""
+    message_bytes_max: ClassVar[int] = AUDIO_MESSAGE_BYTES_MAX
 
     def __init__(self, *, heartbeat_s: float) -> None:
         super().__init__(
-            protocols=(SUBPROTOCOL,),
+            protocols=self.subprotocols,
             heartbeat=heartbeat_s,
             compress=False,
-            max_msg_size=AUDIO_MESSAGE_BYTES_MAX,
+            max_msg_size=self.message_bytes_max,
             timeout=CLOSE_SECONDS_MAX,
             # The reader answers pings itself, so that they count as messages.
             autoping=False,
@@ -74,13 +80,14 @@ class CaptionSocket(web.WebSocketResponse):
         self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True
     ) -> bool:
         """Sends the typed error first where aiohttp itself refuses a frame."""
-        refusal = None if message or self.closed else _refusal(code)
+        refusal = None if message or self.closed else self._refusal(code)
         if refusal is not None:
             self.refusal = refusal
-            with contextlib.suppress(ConnectionError):
-                notice = ErrorNotice(refusal.code, refusal.message)
-                await self.send_str(encode_notice(notice).decode())
-            code, message = refusal.close_code, refusal.code.encode()
+            farewell = self.farewell(refusal)
+            if farewell.text is not None:
+                with contextlib.suppress(ConnectionError):
+                    await self.send_str(farewell.text)
+            code, message = farewell.code, farewell.reason.encode()
         try:
             return await super().close(code=code, message=message, drain=drain)
         finally:
@@ -88,15 +95,30 @@ class CaptionSocket(web.WebSocketResponse):
             # socket and its request in memory for 20 s more.
             self._cancel_heartbeat()
 
+    def farewell(self, refusal: CaptiondError) -> "Farewell":
+        """How a client is told of an error that closes the socket."""
+        notice = encode_notice(ErrorNotice(refusal.code, refusal.message, refusal.retry_after_ms))
+        return Farewell(notice.decode(), refusal.close_code, refusal.code)
 
-def _refusal(code: int) -> CaptiondError | None:
-    """The error behind a close code of aiohttp's own."""
-    match code:
-        case WSCloseCode.MESSAGE_TOO_BIG:
-            advice = f"a message above {AUDIO_MESSAGE_BYTES_MAX} bytes; send smaller packets"
-            return TooBig(advice)
-        case WSCloseCode.INVALID_TEXT:
-            return BadMessage("a text message that is not UTF-8; send JSON as UTF-8")
-        case WSCloseCode.PROTOCOL_ERROR:
-            return BadMessage("a broken WebSocket frame; connect again and resume")
-    return None
+    def _refusal(self, code: int) -> CaptiondError | None:
+        """The error behind a close code of aiohttp's own."""
+        match code:
+            case WSCloseCode.MESSAGE_TOO_BIG:
+                advice = f"a message above {self.message_bytes_max} bytes; send smaller packets"
+                return TooBig(advice)
+            case WSCloseCode.INVALID_TEXT:
+                return BadMessage("a text message that is not UTF-8; send JSON as UTF-8")
+            case WSCloseCode.PROTOCOL_ERROR:
+                return BadMessage("a broken WebSocket frame; connect again and resume")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Farewell:
+    """The last that is said on a socket."""
+
+    text: str | None
+    """Before the close; None for nothing."""
+    code: int
+    reason: str
+    """At most 123 bytes."""

@@ -77,6 +77,17 @@ class SpeechWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class DecodingFigures:
+    """How a window was decoded, as Whisper's own tools tell it."""
+
+    mean_log_probability: float
+    """Over all tokens, the end mark included."""
+    no_speech_probability: float
+    temperature: float
+    """0 for greedy decoding."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hypothesis:
     """One engine's words for one window, in time order."""
 
@@ -89,6 +100,8 @@ class Hypothesis:
     guards: tuple[str, ...] = ()
     """Guards that fired (names of ``streaming.guards``): the words are then not what plain greedy
     decoding gives."""
+    figures: DecodingFigures | None = None
+    """None where the engine has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +141,9 @@ class Observation:
     divide the chunk evenly."""
     embeddings: NDArray[np.float32]
     """Shape (local speakers, dimensions), finite."""
+    openings: NDArray[np.float32] | None = None
+    """The same by the chunk's opening alone (``DiarizerProfile.opening_samples``), for diarizers
+    that do not tell by activity where one speaker ends and the next begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +190,8 @@ class DiarizerProfile:
     hop_samples: int
     chunk_samples_min: int
     """Speech shorter than this gets no observation of its own."""
+    opening_samples: int = 0
+    """How much of a chunk ``Observation.openings`` are about; 0 where there are none."""
     grid: FrameGrid | None = None
     """Where chunks lie on one grid over all audio, whoever speaks: the activity of a shorter one
     is that of the whole chunk, with silence behind it. None where they lie in speech."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from streaming.engines import DecodingFigures
 from streaming.timeline import Span
 
 
@@ -61,6 +62,8 @@ class Final:
     speaker: str | None
     """Who said most of it."""
     words: tuple[CaptionWord, ...]
+    figures: DecodingFigures | None = None
+    """Of the window that it comes from. Neither on the wire nor in the store."""
 
 
 @dataclass(frozen=True, slots=True)

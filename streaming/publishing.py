@@ -16,7 +16,6 @@ from streaming.events import (
     Degraded,
     Final,
     Gap,
-    GapReason,
     LanguageDetected,
     Partial,
     Revision,
@@ -145,6 +144,7 @@ class Publisher:
                 confidence=mean_confidence(words),
                 speaker=main_speaker(words),
                 words=words,
+                figures=text.hypothesis.figures,
             )
         )
         self._book.remember(text.caption_id, words)
@@ -154,8 +154,8 @@ class Publisher:
     def gap(self, lost: LostText) -> None:
         """Own up to audio without words."""
         log = self._scope.log
-        log.append(Gap(log.next_seq, self._lane, lost.span, GapReason.ENGINE_FAILED))
-        self._scope.stats.gap_samples[GapReason.ENGINE_FAILED] += lost.span.samples
+        log.append(Gap(log.next_seq, self._lane, lost.span, lost.reason))
+        self._scope.stats.gap_samples[lost.reason] += lost.span.samples
         if lost.was_shown:
             self._withdraw(lost.caption_id, lost.span)
 

@@ -259,7 +259,8 @@ class WhisperRecognizer:
                 again = [self._hotter(tasks[i], decoded[i], temperature, number) for i in doubted]
                 transcripts = self._decode(network, states[doubted], again)
                 for index, transcript in zip(doubted, transcripts, strict=True):
-                    attempts[index].append(self._again(decoded[index], transcript))
+                    again_decoded = self._again(decoded[index], transcript)
+                    attempts[index].append(replace(again_decoded, temperature=temperature))
         return [best_of(tried) for tried in attempts]
 
     def _hotter(self, task: Task, first: Decoded, temperature: float, number: int) -> Task:
@@ -298,7 +299,8 @@ class WhisperRecognizer:
         is_worthless = bool(WORTHLESS.intersection(decoded.guards))
         if Guard.NO_SPEECH in decoded.guards or (is_worthless and not decoded.window.is_final):
             return Hypothesis((), *language, guards=guards)
-        return Hypothesis(decoded.words, *language, tuple(decoded.transcript.tokens), guards)
+        tokens = tuple(decoded.transcript.tokens)
+        return Hypothesis(decoded.words, *language, tokens, guards, decoded.figures)
 
 
 def _calibrated_margin_s(checkpoint: Checkpoint, options: WhisperOptions) -> float:

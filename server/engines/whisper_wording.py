@@ -15,7 +15,7 @@ from server.engines.whisper_alignment import token_starts
 from server.engines.whisper_greedy import Transcript
 from server.engines.whisper_tokens import SpecialTokens
 from server.engines.whisper_words import place_words, split_words
-from streaming.engines import SpeechWindow, Word
+from streaming.engines import DecodingFigures, SpeechWindow, Word
 from streaming.guards import Evidence, Guard, fired, loud_spans
 
 
@@ -29,11 +29,22 @@ class Decoded:
     language_probability: float | None
     words: tuple[Word, ...]
     guards: tuple[Guard, ...]
+    temperature: float = 0.0
 
     @property
     def mean_log_probability(self) -> float:
         found = self.transcript.log_probabilities
         return float(np.mean(found)) if found else 0.0
+
+    @property
+    def figures(self) -> DecodingFigures:
+        """As openai/whisper counts them."""
+        found = [*self.transcript.log_probabilities]
+        if self.transcript.end_log_probability is not None:
+            found.append(self.transcript.end_log_probability)
+        mean = float(np.mean(found)) if found else 0.0
+        no_speech = self.transcript.no_speech_probability
+        return DecodingFigures(mean, no_speech, self.temperature)
 
 
 class Wording:

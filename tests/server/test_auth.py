@@ -37,6 +37,15 @@ def test_a_key_as_subprotocol() -> None:
     assert RING.authenticate(None, [as_subprotocol(BOB) + "="]) == "bob"
 
 
+@pytest.mark.parametrize("scheme", ["token", "bearer", "Token"])
+def test_a_key_behind_its_scheme_among_the_subprotocols(scheme: str) -> None:
+    """As Deepgram's clients do in browsers."""
+    assert RING.authenticate(None, [scheme, ALICE, "x-deepgram-session-id", "1"]) == "alice"
+    for offered in ([scheme], [ALICE, scheme], [scheme, "nobody", ALICE]):
+        with pytest.raises(Unauthorized):
+            RING.authenticate(None, offered)
+
+
 @pytest.mark.parametrize(
     "authorization",
     [

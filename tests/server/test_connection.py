@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.connection import Connection
+from server.protocols.captiond import NativeConnection
 from server.store import StoreError
 from tests.server_fakes import BrokenStore, Front, running, until
 from tests.system.talker import Talker, clip, texts
@@ -16,9 +16,10 @@ WORDS = 10
 CLIP = clip(1, WORDS)
 
 
-def connection(front: Front) -> Connection:
+def connection(front: Front) -> NativeConnection:
     """The only one."""
     (found,) = front.server._connections
+    assert isinstance(found, NativeConnection)
     return found
 
 

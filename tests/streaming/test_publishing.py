@@ -93,13 +93,14 @@ def test_a_final_without_words_withdraws_what_was_shown() -> None:
     assert (event.caption_id, event.text, event.words) == ("c1", "", ())
 
 
+@pytest.mark.parametrize("reason", GapReason)
 @pytest.mark.parametrize("was_shown", [False, True])
-def test_a_loss_is_a_gap_and_withdraws_what_was_shown(was_shown: bool) -> None:
+def test_a_loss_is_a_gap_and_withdraws_what_was_shown(was_shown: bool, reason: GapReason) -> None:
     shared = scope()
-    Publisher(2, None, shared).gap(LostText("c1", Span(5, 25), was_shown))
+    Publisher(2, None, shared).gap(LostText("c1", Span(5, 25), was_shown, reason))
     gap, *rest = events(shared)
-    assert gap == Gap(1, 2, Span(5, 25), GapReason.ENGINE_FAILED)
-    assert shared.stats.gap_samples == {GapReason.ENGINE_FAILED: 20}
+    assert gap == Gap(1, 2, Span(5, 25), reason)
+    assert shared.stats.gap_samples == {reason: 20}
     assert [type(event) for event in rest] == [Partial] * was_shown
 
 
