@@ -28,6 +28,7 @@ FINAL_SECONDS_TARGET = 1.5
 LATE_PACKET_SECONDS = 0.1
 """Load that is later than a packet is no longer the load that was asked for."""
 VERSIONS_OF = ("captiond", "aiohttp", "numpy", "torch", "transformers", "uvloop", "websockets")
+NOT_CODE = ":(top,exclude)docs/benchmarks"
 
 Figures = dict[str, Any]
 
@@ -154,10 +155,26 @@ def provenance() -> Figures:
 
 def _commit() -> str | None:
     """Of the working tree that this file lies in, with ``-dirty`` where it was changed."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return commit_of(Path(__file__).parent)
+
+
+def commit_of(folder: Path) -> str | None:
+    """What benchmarks write about themselves does not count as a change: they would make each
+    other's later figures look as if they came from other code."""
+    described = _git(folder, "describe", "--always", "--abbrev=12")
+    changed = _git(
+        folder, "status", "--porcelain", "--untracked-files=no", "--", ":(top)", NOT_CODE
+    )
+    if described is None or changed is None:
+        return None
+    return described + ("-dirty" if changed else "")
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """Its output; None where there is no repository, or no git."""
     try:
         found = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,4 +1,4 @@
-"""Run sections, print a table, write ``docs/benchmarks/latest.json``, judge by the bounds.
+"""Run sections, print a table, write ``docs/benchmarks/``, judge by the bounds.
 
 The exit status is 1 where a figure is above its bound or a section failed. With ``--only``, the
 figures of the other sections stay in the file as they were.
@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from load_tests.bench import pages
 from load_tests.bench.section import Effort, Figures, Section, SectionSkipped, all_sections
 from load_tests.report import provenance
 
@@ -27,6 +28,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     """Exits with a usage message where they are wrong."""
     parser = argparse.ArgumentParser(prog="python -m load_tests.bench", description=__doc__)
     parser.add_argument("--only", action="append", metavar="SECTION", help="may be repeated")
+    parser.add_argument("--pages", action="store_true", help="write page and plots anew; leave")
     parser.add_argument("--list", action="store_true", help="name the sections and leave")
     parser.add_argument("--quick", action="store_true", help="see that it works; writes no file")
     parser.add_argument(
@@ -89,6 +91,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.list:
         print("\n".join(section.name for section in chosen))
         return 0
+    if given.pages:
+        pages.write(given.output.parent, orjson.loads(given.output.read_bytes()), all_sections())
+        return 0
     effort, is_bad = Effort(given.quick, given.options), False
     print("| figure | value | bound | |\n| --- | --- | --- | --- |")
     for section in chosen:
@@ -112,10 +117,12 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _write(path: Path, name: str, figures: Figures, told: dict[str, Any]) -> None:
     """After each section: one that fails later costs none before it."""
-    old = orjson.loads(path.read_bytes()) if path.exists() else {}
+    old: Figures = orjson.loads(path.read_bytes()) if path.exists() else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
-    path.write_bytes(orjson.dumps(merged(old, name, figures, told), option=options) + b"\n")
+    found = merged(old, name, figures, told)
+    path.write_bytes(orjson.dumps(found, option=options) + b"\n")
+    pages.write(path.parent, found, all_sections())
 
 
 if __name__ == "__main__":

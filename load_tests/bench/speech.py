@@ -143,7 +143,7 @@ def _conversations(
     recordings = tuple(
         Recording(
             made.name,
-            _pcm(made.samples),
+            pcm(made.samples),
             tuple(_said(word.text, word.start_s, word.end_s) for _, word in made.words),
         )
         for made in built
@@ -198,7 +198,7 @@ def _monologue(
         at += len(said.samples)
     samples = np.concatenate([*pieces, np.zeros(SAMPLE_RATE_HZ, np.float32)])
     noise = np.random.default_rng(number).normal(0, NOISE_RMS, len(samples))
-    return Recording(name, _pcm(samples + noise), tuple(words))
+    return Recording(name, pcm(samples + noise), tuple(words))
 
 
 def _clips(seconds: float, sessions: int) -> Speech:
@@ -220,9 +220,10 @@ def _clips(seconds: float, sessions: int) -> Speech:
     return _described("the demo's clip, repeated", recordings)
 
 
-def _pcm(samples: NDArray[np.floating[Any]]) -> Samples:
-    pcm: Samples = np.clip(np.round(samples * 32_768), -32_768, 32_767).astype(np.int16)
-    return pcm
+def pcm(samples: NDArray[np.floating[Any]]) -> Samples:
+    """From full scale 1."""
+    made: Samples = np.clip(np.round(samples * 32_768), -32_768, 32_767).astype(np.int16)
+    return made
 
 
 def _described(source: str, recordings: tuple[Recording, ...]) -> Speech:

@@ -1,5 +1,8 @@
 """Figures of runs that are written by hand."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from clients.delays import quantiles
@@ -11,6 +14,7 @@ from load_tests.report import (
     ServerCost,
     as_markdown,
     broken_bounds,
+    commit_of,
     is_wrong,
     make_report,
 )
@@ -125,3 +129,25 @@ def test_markdown_holds_the_figures() -> None:
 
 def test_quantiles() -> None:
     assert quantiles(range(101)) == {"p50": 50.0, "p95": 95.0, "p99": 99.0}
+
+
+def test_figures_that_benchmarks_write_do_not_count_as_changed_code(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    figures, code = tmp_path / "docs" / "benchmarks" / "latest.json", tmp_path / "code.py"
+    figures.parent.mkdir(parents=True)
+    assert commit_of(tmp_path) is None
+    git("init")
+    figures.write_text("1")
+    code.write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = commit_of(tmp_path)
+    assert clean is not None
+    assert "dirty" not in clean
+    figures.write_text("2")
+    assert commit_of(figures.parent) == clean
+    code.write_text("2")
+    assert commit_of(figures.parent) == f"{clean}-dirty"
