@@ -9,9 +9,13 @@ The modules, from the outside in:
 - ``doorway``: connections that have not asked for anything yet.
 - ``auth``, ``limits``, ``admission``: who may connect, how fast, and whether there is room.
 - ``load``: what the engines have to do, and how late they are. ``overload``: what is done about it.
-- ``routes``: HTTP. ``subscription``: a session's events, read live by another.
-- ``socket``, ``connection``: one WebSocket of the native protocol.
-- ``protocols``: adapters for other wire formats; none yet.
+- ``guard``: what every request must pass. ``tickets``: what browsers show instead of a key, and an
+  audience's links. ``routes``: HTTP. ``sharing``: its part for pages. ``pages``: the pages' files.
+- ``subscription``: a session's events, read live by another. ``names``: what people call speakers.
+- ``socket``, ``connection``: one WebSocket, whatever is spoken on it. ``protocols``: what is: our
+  own, and the wire formats of others.
+- ``recordings``: whole files through ordinary sessions. ``containers``, ``container_child``: their
+  decoding, in a process that can do nothing else.
 - ``hub``: the sessions in memory. ``live``: one of them, carried through waiting. ``resuming``: who
   comes back to one, here or from another server. ``deadlines``: when a pause is a talker's own.
 - ``store``, ``group_commit``, ``store_writes``, ``schema``, ``postgres``: sessions and durable
@@ -24,7 +28,13 @@ The modules, from the outside in:
 - ``worker_frames``, ``worker_main``: what crosses to a worker process, and its entry point.
 - ``engines``: one file per model family; the only place that imports model libraries, and only
   inside worker processes.
-- ``telemetry``: logging and metrics. ``scoring``: word and speaker errors against a reference.
+- ``telemetry``: what operators see: ``logs`` and ``metrics`` by one name.
+- ``logs``: the only logging configuration. ``metrics``: every metric, by subject.
+- ``accounts``: what sessions have counted, and for whom. ``capacity``: how many would fit.
+- ``tracing``: what happened to each utterance. ``traces``, ``traced``, ``tracing_export``: who is
+  watched for it, and the spans that are made of it.
+- ``vitals``: loop, workers and store, looked at now and then. ``scoring``: word and
+  speaker errors against a reference.
 - ``doctor``: ``captiond doctor``, which looks at the machine.
 - ``evaluation``: ``captiond eval``, a client with metrics; no server process imports it.
 - ``assets``: the demo clip and the demo checkpoint.

@@ -11,7 +11,7 @@ Invariants: A1 a gate that has closed opens again only below its lower bound; A2
 away while lateness falls, and never the last session.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
@@ -19,8 +19,9 @@ from math import inf
 from streaming.errors import Draining, Overloaded, TooFast
 from streaming.pacing import BUSY_SHARE
 
-RETRY_AFTER_LOADING_MS = 5_000
-"""Loading and warming models takes seconds."""
+RETRY_AFTER_LOADING_MS = 1_000
+"""Loading takes seconds or a minute, and all who were here before wait for its end; a refusal
+costs a millisecond."""
 RETRY_AFTER_FULL_MS = 3_000
 """Sessions last minutes, but with many of them one ends every few seconds."""
 RETRY_AFTER_QUOTA_MS = 10_000
@@ -156,11 +157,14 @@ class LoadGate:
             elif value < bounds.lower:
                 self._closed.discard(reason)
 
-    def refusal(self) -> Overloaded | None:
-        """For a client that wants a new session; None while it is open."""
-        if not self._closed:
+    def refusal(
+        self, against: Collection[OverloadReason] = tuple(OverloadReason)
+    ) -> Overloaded | None:
+        """For a client that wants in; None while nothing of ``against`` closes it."""
+        reasons = [reason for reason in self.reasons if reason in against]
+        if not reasons:
             return None
-        wrong = " and ".join(WHAT_IS_WRONG[reason] for reason in self.reasons)
+        wrong = " and ".join(WHAT_IS_WRONG[reason] for reason in reasons)
         return Overloaded(
             f"{wrong}; try again or use another server", retry_after_ms=RETRY_AFTER_OVERLOAD_MS
         )
@@ -195,6 +199,15 @@ class Shedding:
             return 0
         self._looks_ns = now_ns + round(late_s * 1e9)
         return max(1, int(sessions * min(SHED_PART_MAX, left_share + SHED_PART_MIN)))
+
+
+def who_goes(sessions: Sequence[str], can_come_back: Collection[str], count: int) -> set[str]:
+    """The newest ``count`` of ``sessions``, which are in the order in which they came.
+
+    Whoever cannot come back would lose words, and goes when nobody else is left.
+    """
+    order = sorted(sessions, key=lambda session_id: session_id in can_come_back)
+    return set(order[len(order) - count :])
 
 
 def shed_error() -> Overloaded:

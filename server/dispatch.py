@@ -23,7 +23,7 @@ from server.telemetry import Metrics
 from server.workers import CallFailed, CallTimeout, EngineWorker, WorkerDied, WorkerUnready
 from streaming.batching import Batch, BatchLimits, Scheduler
 from streaming.engines import RecognizerProfile
-from streaming.events import SessionStage
+from streaming.events import GapReason, SessionStage
 from streaming.jobs import STAGE_OF_KIND, Answer, Job
 from streaming.pacing import PartialPacer
 from streaming.retrying import TRIES_MAX, Attempt, Loss, Retries
@@ -86,6 +86,13 @@ class Outcome:
     """None where every try failed, or the job lost its place in the queue."""
     engine_ns: int = 0
     """Its share of the engine's time, by audio."""
+    reason: GapReason = GapReason.ENGINE_FAILED
+    """Why there are no answers, where there are none."""
+
+
+def _refused(job: Job) -> Outcome:
+    """It lost its place in the queue."""
+    return Outcome(job, None, reason=GapReason.OVERLOAD)
 
 
 Deliver = Callable[[list[Outcome]], None]
@@ -177,21 +184,21 @@ class StageDispatcher:
 
     # Jobs in
 
-    def submit(self, job: Job) -> list[Job]:
-        """Queue a job; returns jobs of its session that lost their place: they get no answer.
+    def submit(self, job: Job) -> list[Outcome]:
+        """Queue a job; returns those of its session that get no answer, and why.
 
         Other sessions' jobs that had to make room come back to them unanswered, a moment later.
         """
         if self.is_stalled:
             self._keep_for_probe(job)
-            return [job]
+            return [Outcome(job, None)]
         now_ns = time.monotonic_ns()
         lost = self._scheduler.add(job, now_ns)
         self._has_work.set()
         self._watch(now_ns)
-        if others := [Outcome(o, None) for o in lost if o.session_id != job.session_id]:
+        if others := [_refused(other) for other in lost if other.session_id != job.session_id]:
             asyncio.get_running_loop().call_soon(self._deliver, others)
-        return [own for own in lost if own.session_id == job.session_id]
+        return [_refused(own) for own in lost if own.session_id == job.session_id]
 
     def forget(self, session_id: str) -> None:
         """The session is gone: nobody waits for its jobs."""
@@ -445,8 +452,8 @@ class Dispatcher:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*(stage.close() for stage in self._stages.values()))
 
-    def submit(self, jobs: Iterable[Job]) -> list[Job]:
-        """Queue jobs; returns those that lost their place, which their sessions must be told."""
+    def submit(self, jobs: Iterable[Job]) -> list[Outcome]:
+        """Queue jobs; returns those that get no answer, which their sessions must be told."""
         return [lost for job in jobs for lost in self._stages[job.stage].submit(job)]
 
     def forget(self, session_id: str) -> None:

@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 
 import structlog
 
-from server.admission import Admission
+from server.admission import RETRY_AFTER_LOADING_MS, Admission
 from server.auth import hash_resume_token, new_resume_token
 from server.config import BUFFER_MARGIN_S, WINDOW_CAP_S_MAX, Settings
 from server.dispatch import Dispatcher, Outcome
 from server.live import Ending, LiveSession, Services
-from server.resuming import Returns
+from server.resuming import Admit, Returns
 from server.store import FIRST_EPOCH, Resumable, SessionRecord, StoreError, TranscriptStore
 from server.telemetry import Metrics
 from streaming.checkpoint import Checkpoint
@@ -142,6 +142,16 @@ class Hub:
         return self._services is not None and not self.is_draining
 
     @property
+    def engines(self) -> EnginesInUse:
+        """Raises: Overloaded while the models load."""
+        if self._engines is None:
+            raise Overloaded(
+                "the server is still loading its models; try again",
+                retry_after_ms=RETRY_AFTER_LOADING_MS,
+            )
+        return self._engines
+
+    @property
     def backlog_seconds(self) -> float:
         """Speech received and not yet captioned, over all sessions."""
         samples = sum(live.session.backlog_samples for live in self._live.values())
@@ -188,6 +198,7 @@ class Hub:
     def admit(self, tenant: str) -> None:
         """Raises: Draining, Overloaded, TooFast where one more session may not start."""
         active = Counter(live.record.tenant for live in self._live.values())
+        active += self._returns.coming
         is_loaded = self._services is not None
         try:
             self._admission.admit(tenant, active, is_draining=self.is_draining, is_ready=is_loaded)
@@ -196,21 +207,23 @@ class Hub:
             raise
 
     def admit_upgrade(self, tenant: str) -> None:
-        """As ``admit``, before the client has said whether it starts or resumes.
-
-        A full server still lets in those who may come back for a session that waits for them.
+        """Before a client has said whether it starts or resumes. Raises: Draining or Overloaded,
+        where neither is possible.
         """
-        if not self.is_ready or not self.has_waiting(tenant):
+        if not self.is_ready:
             self.admit(tenant)
 
     def has_waiting(self, tenant: str) -> bool:
         """A session of this tenant has no connection, and somebody may come back to it."""
         return any(
-            live.record.tenant == tenant and not live.is_attached for live in self._live.values()
+            live.record.tenant == tenant and not live.is_attached and not live.is_expired
+            for live in self._live.values()
         )
 
-    async def open(self, start: Start, tenant: str) -> tuple[LiveSession, Ready]:
-        """A new session.
+    async def open(
+        self, start: Start, tenant: str, *, protocol: str = PROTOCOL
+    ) -> tuple[LiveSession, Ready]:
+        """A new session; ``protocol`` is a label of metrics.
 
         Raises: the errors of ``admit``, UnsupportedOption; Overloaded where the store refuses.
         """
@@ -230,7 +243,7 @@ class Hub:
             options=start.model_dump(),
             resume_token_hash=hash_resume_token(token),
         )
-        live = LiveSession(session, record, self._services)
+        live = LiveSession(session, record, self._services, protocol=protocol)
         # In the table before the first wait, so that admission counts it.
         self._live[session_id] = live
         try:
@@ -244,7 +257,7 @@ class Hub:
         except BaseException:
             self._live.pop(session_id, None)
             raise
-        self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))
+        self._count_sessions(protocol)
         _log.info("session opened", session_id=session_id, tenant=tenant)
         return live, self._ready(live, token, seq=0)
 
@@ -279,11 +292,16 @@ class Hub:
         assert self._engines is not None
         self._engines.check_guidance(message)
 
-    async def resume(self, message: Resume, tenant: str) -> tuple[LiveSession, Ready]:
-        """Raises: Draining, and the errors of ``Returns.find``."""
+    async def resume(
+        self, message: Resume, tenant: str, *, admit: Admit | None = None
+    ) -> tuple[LiveSession, Ready]:
+        """``admit`` is asked where another server's session is to be taken over.
+
+        Raises: Draining, and the errors of ``Returns.find``.
+        """
         if self.is_draining:
             raise Draining("the server is going down; start a new session on another one")
-        live = await self._returns.find(message, tenant)
+        live = await self._returns.find(message, tenant, admit or self.admit)
         _log.info("session resumed", session_id=live.id, was_attached=live.is_attached)
         # Who has read the end is told it again: the close comes behind it.
         seq_max = live.session.log.shown_seq - live.is_over
@@ -295,9 +313,9 @@ class Hub:
         record = left.record
         start = Start.model_validate(record.options)
         session = self._session(record.session_id, start, epoch=left.epoch, checkpoint=checkpoint)
-        live = LiveSession(session, record, self._services, epoch=left.epoch)
+        live = LiveSession(session, record, self._services, epoch=left.epoch, protocol=PROTOCOL)
         self._live[record.session_id] = live
-        self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))
+        self._count_sessions(PROTOCOL)
         return live
 
     def _ready(self, live: LiveSession, token: str, *, seq: int) -> Ready:
@@ -347,10 +365,14 @@ class Hub:
         if ending not in ("superseded", "drained"):
             self._returns.note_over(live.id)
         live.close(reason)
-        self.metrics.sessions.labels(PROTOCOL, ending).inc()
-        self.metrics.sessions_active.labels(PROTOCOL).set(len(self._live))
+        self.metrics.sessions.labels(live.protocol, ending).inc()
+        self._count_sessions(live.protocol)
         seconds = live.session.frames_received / live.session.start.audio.sample_rate
         _log.info("session over", session_id=live.id, ending=ending, audio_seconds=seconds)
+
+    def _count_sessions(self, protocol: str) -> None:
+        count = sum(live.protocol == protocol for live in self._live.values())
+        self.metrics.sessions_active.labels(protocol).set(count)
 
     def find(self, session_id: str) -> LiveSession | None:
         return self._live.get(session_id)

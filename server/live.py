@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -90,10 +90,12 @@ class LiveSession:
         record: SessionRecord,
         services: Services,
         *,
+        protocol: str,
         epoch: int = FIRST_EPOCH,
     ) -> None:
         """``epoch`` is this server's turn at the session: the store takes nothing of another."""
         self.session = session
+        self.protocol = protocol
         self.epoch = epoch
         self.record = record
         self._services = services
@@ -215,8 +217,7 @@ class LiveSession:
         self.session.receive_audio(data, now_ns)
         with self._contained():
             lost = self._services.dispatcher.submit(self.session.take_activity_jobs(now_ns))
-            for job in lost:
-                self.session.receive_failure(job.number)
+            self._tell_of_lost(lost)
             self._deadline.note_audio(now_ns)
             if lost:
                 self._advance()
@@ -225,13 +226,23 @@ class LiveSession:
         now_ns = time.monotonic_ns()
         # A session asks for all it can at once: only what lost its place may lead to more.
         while lost := self._services.dispatcher.submit(self.session.take_jobs(now_ns)):
-            for job in lost:
-                self.session.receive_failure(job.number)
+            self._tell_of_lost(lost)
         self._store_news()
         self._deadline.arm(now_ns)
         self._wake_for_news()
         if self.is_expired and self.is_over:
             self._services.forget(self, "expired")
+
+    def look(self, now_ns: int) -> None:
+        """To be called now and then: readers hear of captions that wait for an engine."""
+        if not self.is_gone:
+            with self._contained():
+                self.session.look(now_ns)
+                self._wake_for_news()
+
+    def _tell_of_lost(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            self.session.receive_failure(outcome.job.number, outcome.reason)
 
     @contextlib.contextmanager
     def _contained(self) -> Iterator[None]:
@@ -258,7 +269,7 @@ class LiveSession:
         """A job came back; call ``step`` when all of them are told."""
         with self._contained():
             if outcome.answers is None:
-                self.session.receive_failure(outcome.job.number)
+                self._tell_of_lost([outcome])
             else:
                 self.session.receive_result(
                     outcome.job.number, outcome.answers, outcome.engine_ns, time.monotonic_ns()
@@ -347,8 +358,7 @@ class LiveSession:
                 return False
             except StoreError as error:
                 if await self._is_deleted():
-                    reason = UnknownSession("this session was deleted; start a new one")
-                    self._services.forget(self, "deleted", reason)
+                    self.note_deleted()
                     return False
                 self._note_refusal(error.message)
                 await asyncio.sleep(STORE_RETRY_SECONDS)
@@ -365,6 +375,11 @@ class LiveSession:
             log = self.session.log
             missing = log.last_seq - log.stored_seq
             _log.error("events lost: the store took none", session_id=self.id, events=missing)
+
+    def note_deleted(self) -> None:
+        """The store has its events no more: somebody deleted it through another server."""
+        reason = UnknownSession("this session was deleted; start a new one")
+        self._services.forget(self, "deleted", reason)
 
     async def _is_deleted(self) -> bool:
         try:

@@ -10,6 +10,10 @@ more: an upload takes what is left. Thinning makes those partials rarer that fol
 an utterance: these are counted as if nothing were thinned out, so that the need is the same
 whatever is done about it.
 
+Lateness counts from the arrival of audio; that of a burst (a short recording at full speed, what a
+stalled network held back) from when it would have been spoken, so that one sender's haste is not
+taken for an engine that cannot follow.
+
 Invariants: M1 no need and no lateness without work; M2 what is remembered fades, with audio, calls
 and time, so that an engine that has changed its pace is measured anew in a bounded time.
 """
@@ -181,7 +185,7 @@ class OpenWork:
         self._shown: dict[str, set[int]] = {}
         """Session → lanes with a partial since their last final."""
         self._open: dict[str, dict[int, int]] = {}
-        """Session → job → when the last sample of its audio arrived."""
+        """Session → job → when the last sample of its audio arrived, or was due after a burst."""
 
     def note_asked(self, jobs: Iterable[Job], now_ns: int) -> int:
         """Returns how many live finals of words are among them.
@@ -201,6 +205,8 @@ class OpenWork:
                 continue  # nobody waits for a speaker
             if not job.is_final or arrived_ns > now_ns:
                 continue
+            # Nobody can be expected to have dealt with a burst before it would have been spoken.
+            arrived_ns = max(arrived_ns, job.paced_ns)
             finals += kind is JobKind.RECOGNIZE
             of_session = self._open.get(job.session_id)
             if of_session is None:

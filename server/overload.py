@@ -12,7 +12,15 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import structlog
 from aiohttp import web
 
-from server.admission import WHAT_IS_WRONG, Load, LoadGate, OverloadReason, Shedding, shed_error
+from server.admission import (
+    WHAT_IS_WRONG,
+    Load,
+    LoadGate,
+    OverloadReason,
+    Shedding,
+    shed_error,
+    who_goes,
+)
 from server.connection import PROTOCOL, Connection
 from server.dispatch import Dispatcher, Outcome
 from server.hub import Hub
@@ -22,7 +30,7 @@ from server.memory import memory_limit_bytes, used_bytes
 from server.telemetry import Metrics
 from streaming.jobs import Job
 from streaming.timeline import SAMPLE_RATE_HZ
-from streaming.wire import Ready, Start
+from streaming.wire import Ready, Resume, Start
 
 LOOK_SECONDS = 0.5
 LOOKS_PER_MEMORY = 10
@@ -30,6 +38,9 @@ LOOKS_PER_MEMORY = 10
 RESUME_QUERY = "resume"
 """A client that connects to go on with a session may say so by ``?resume=1`` in the address: it is
 let in whatever the load is. Who then starts a session all the same is refused on the socket."""
+RETURNING_MAX = 256
+"""Beside one for each session in memory: so many connections may stand here without a session, each
+for ``handshake_timeout_s``, before who says that he comes back is asked in like anybody else."""
 MIB = 1024 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -40,14 +51,14 @@ class MeteredDispatcher(Dispatcher):
 
     meter: LoadMeter | None = None
 
-    def submit(self, jobs: Iterable[Job]) -> list[Job]:
+    def submit(self, jobs: Iterable[Job]) -> list[Outcome]:
         if self.meter is None:
             return super().submit(jobs)
         asked = list(jobs)
         self.meter.note_asked(asked, time.monotonic_ns())
         lost = super().submit(asked)
         if lost:
-            self.meter.work.note_answered(lost)
+            self.meter.work.note_answered(outcome.job for outcome in lost)
         return lost
 
     def forget(self, session_id: str) -> None:
@@ -113,24 +124,43 @@ class Overload:
         return [WHAT_IS_WRONG[reason] for reason in self._gate.reasons]
 
     def desk_for(self, request: web.Request, tenant: str) -> "Hub | ResumeDesk":
-        """Where this client may ask for sessions. Raises: Overloaded.
+        """Where this client may ask for sessions. Raises: Overloaded, TooFast, Draining.
 
         Nobody who comes back is refused; so they are told apart as far as that is possible before
         they have said a word.
         """
-        if request.query.get(RESUME_QUERY) or self._hub.has_waiting(tenant):
+        comes_back = request.query.get(RESUME_QUERY) or self._hub.has_waiting(tenant)
+        standing = sum(connection.session_id is None for connection in self._connections)
+        if comes_back and standing < RETURNING_MAX + len(self._hub.held):
             return ResumeDesk(self._hub, self)
+        self._hub.admit(tenant)
         self.check()
         return self._hub
 
     def check(self, *, is_connected: bool = False) -> None:
         """Raises: Overloaded where one more session may not start; its connection may be there."""
+        self._check_gate(tuple(OverloadReason), is_connected=is_connected)
+
+    def check_takeover(self, tenant: str) -> None:
+        """May a session of another server become this one's work? Raises: as ``Hub.admit``.
+
+        Where its captions, or those of whoever is here, would be late, its client does better to
+        ask elsewhere, or here again. That partials would come less often than newcomers are to
+        have them is no reason: the session was promised its words.
+        """
+        self._hub.admit(tenant)
+        reasons = [reason for reason in OverloadReason if reason is not OverloadReason.ENGINES]
+        self._check_gate(reasons, is_connected=True)
+
+    def _check_gate(self, against: Collection[OverloadReason], *, is_connected: bool) -> None:
+        """Raises: Overloaded where it is closed for one of these reasons."""
         self._gate.note(self._load(time.monotonic_ns(), is_connected=is_connected))
-        refusal = self._gate.refusal()
+        refusal = self._gate.refusal(against)
         if refusal is None:
             return
         for reason in self._gate.reasons:
-            self._metrics.overload_refusals.labels(reason.value).inc()
+            if reason in against:
+                self._metrics.overload_refusals.labels(reason.value).inc()
         self._metrics.sessions.labels(PROTOCOL, "refused").inc()
         raise refusal
 
@@ -162,6 +192,8 @@ class Overload:
 
     def look(self, now_ns: int) -> None:
         """Count, judge, tell, and send away who must go."""
+        for live in self._hub.sessions:
+            live.look(now_ns)
         if self._meter is not None:
             attached = [live for live in self._hub.sessions if live.is_attached]
             self._counted = len(attached)
@@ -192,31 +224,39 @@ class Overload:
         count = self._shedding.count(late_s, busy, left, len(talking), now_ns)
         if not count:
             return
+        connections = tuple(self._connections)
+        can_come_back = {c.session_id for c in connections if c.session_id and c.can_come_back}
         # In the order in which they came; those who came back are where they were.
-        newest = {live.id for live in talking[-count:]}
+        leaving = who_goes([live.id for live in talking], can_come_back, count)
         _log.warning("sessions are sent away", sessions=count, late_s=round(late_s, 1))
-        for connection in tuple(self._connections):
-            if connection.session_id in newest:
+        for connection in connections:
+            if connection.session_id in leaving:
                 connection.send_away(shed_error())
                 self._metrics.sessions_shed.inc()
 
 
 class ResumeDesk:
-    """A desk for those who come back: whoever starts a session there is asked in like any other."""
+    """A desk for those who come back: whoever starts a session there is asked in like any other,
+    and so, a little less, is whoever was another server's."""
 
     def __init__(self, hub: Hub, overload: Overload) -> None:
         self._hub = hub
         self._overload = overload
         self.metrics = hub.metrics
         self.store = hub.store
-        self.resume = hub.resume
         self.check_language = hub.check_language
         self.check_guidance = hub.check_guidance
 
-    async def open(self, start: Start, tenant: str) -> tuple[LiveSession, Ready]:
+    async def open(
+        self, start: Start, tenant: str, *, protocol: str = PROTOCOL
+    ) -> tuple[LiveSession, Ready]:
         """As ``Hub.open``. Raises: Overloaded as well."""
         self._overload.check(is_connected=True)
-        return await self._hub.open(start, tenant)
+        return await self._hub.open(start, tenant, protocol=protocol)
+
+    async def resume(self, message: Resume, tenant: str) -> tuple[LiveSession, Ready]:
+        """As ``Hub.resume``. Raises: Overloaded as well, for another server's session."""
+        return await self._hub.resume(message, tenant, admit=self._overload.check_takeover)
 
 
 def _heard_s(live: LiveSession) -> float:

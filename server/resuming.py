@@ -10,8 +10,10 @@ with: no owner changes, nothing is written.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -24,6 +26,9 @@ from streaming.wire import Resume
 
 OVER_MAX = 1_024
 """More than end while one write waits for the store."""
+
+Admit = Callable[[str], None]
+"""Asks whether a tenant's session may be taken over. Raises: the errors of ``Hub.admit``."""
 
 _log = structlog.get_logger(__name__)
 
@@ -52,7 +57,10 @@ class Returns:
     def __init__(self, store: TranscriptStore, holder: Holder) -> None:
         self._store = store
         self._holder = holder
-        self._lock = asyncio.Lock()
+        self.coming: Counter[str] = Counter()
+        """Sessions that are being taken over, by tenant: they have their places already."""
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Of the sessions that are being looked for in the store just now."""
         self._over: deque[str] = deque(maxlen=OVER_MAX)
         """Sessions that ended here a moment ago: the store may not have heard of it yet."""
 
@@ -60,22 +68,36 @@ class Returns:
         """Nobody can come back to it."""
         self._over.append(session_id)
 
-    async def find(self, message: Resume, tenant: str) -> LiveSession:
-        """Raises: UnknownSession, the same for a wrong id, token or owner; SessionExpired for the
-        holder of a session that is over; StoreError; the errors of ``Hub.admit``.
+    async def find(self, message: Resume, tenant: str, admit: Admit) -> LiveSession:
+        """``admit`` is asked before a session that is not here becomes this server's work.
+
+        Raises: UnknownSession, the same for a wrong id, token or owner; SessionExpired for the
+        holder of a session that is over; StoreError; the errors of ``admit``.
         """
-        live = await self._still_mine(message.session_id)
+        was_here = self._holder.find(message.session_id) is not None
+        record = await self._record_for(message, tenant)
+        live = await self._still_mine(record.session_id)
+        if live is None and was_here:
+            record = await self._record_for(message, tenant)  # somebody may have deleted it
+        live = live or await self._taken_over(record, admit)
+        if live is not None and not live.is_expired:
+            return live
+        raise SessionExpired(
+            "this session is over; start a new one (its transcript is at "
+            f"/v1/sessions/{record.session_id}/transcript)"
+        )
+
+    async def _record_for(self, message: Resume, tenant: str) -> SessionRecord:
+        """Of the session whose token this is. Whoever has none costs one look at most.
+
+        Raises: UnknownSession, StoreError.
+        """
+        live = self._holder.find(message.session_id)
         record = live.record if live else await self._store.session(message.session_id)
         token_hash = record.resume_token_hash if record else hash_resume_token("none")
         is_holder = check_resume_token(message.resume_token, token_hash)
         if record is not None and is_holder and record.tenant == tenant:
-            live = live or await self._taken_over(record)
-            if live is not None and not live.is_expired:
-                return live
-            raise SessionExpired(
-                "this session is over; start a new one (its transcript is at "
-                f"/v1/sessions/{record.session_id}/transcript)"
-            )
+            return record
         raise UnknownSession(
             "no session with this id and token is waiting; start a new one (its transcript, "
             "if it ever was yours, is at /v1/sessions)"
@@ -97,29 +119,33 @@ class Returns:
             self._holder.forget(live, "superseded", taken)
         return self._holder.find(session_id)
 
-    async def _taken_over(self, record: SessionRecord) -> LiveSession | None:
+    async def _taken_over(self, record: SessionRecord, admit: Admit) -> LiveSession | None:
         """The session as its last owner left it, who may be dead or not; None where it is over.
 
-        Raises: the errors of ``Hub.admit``, SessionExpired, StoreError.
+        Raises: the errors of ``admit``, SessionExpired, StoreError.
         """
-        async with self._lock:  # H2
+        async with self._turns.setdefault(record.session_id, asyncio.Lock()):  # H2
             live = self._holder.find(record.session_id)
             if live is not None:
                 return live
             try:
-                return await self._from_store(record)
+                return await self._from_store(record, admit)
             except StaleOwner:
                 # Claimed or ended between the look and the claim: which one a second look tells.
-                return await self._from_store(record)
+                return await self._from_store(record, admit)
 
-    async def _from_store(self, record: SessionRecord) -> LiveSession | None:
+    async def _from_store(self, record: SessionRecord, admit: Admit) -> LiveSession | None:
         left = await self._store.load_resumable(record.session_id)
         if left is None or record.session_id in self._over:
             return None
         checkpoint = _checkpoint_of(left)
         if left.record.state == "open":
-            self._holder.admit(record.tenant)
-            left = await self._store.claim(record.session_id, left.epoch)
+            admit(record.tenant)
+            self.coming[record.tenant] += 1
+            try:
+                left = await self._store.claim(record.session_id, left.epoch)
+            finally:
+                self.coming[record.tenant] -= 1
             live = self._holder.adopt(left, _checkpoint_of(left))
             _log.info("session taken over", session_id=live.id, epoch=left.epoch)
             return live

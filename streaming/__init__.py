@@ -9,6 +9,7 @@ Shared terms
 - ``engines``: what is asked of a model, and its answers; three protocols.
 - ``events``: what a session says.
 - ``tuning_ranges``: how far a client may turn its session's options.
+- ``session_options``: what a client may ask of its session.
 - ``wire``: the native protocol's messages and their JSON.
 - ``stats``: what a session has counted.
 
@@ -25,6 +26,7 @@ Audio becomes utterances and windows
 
 Voices become speakers
 - ``turns``: frame activity of labelled chunks → speaker turns.
+- ``placing``: likeness to known voices → the same, where activity does not tell.
 - ``stitching``: overlapping chunks on a grid → who is active in each frame.
 - ``clustering``: embeddings → global speakers with stable numbers.
 - ``speakers``: one lane's evidence, questions and turns.

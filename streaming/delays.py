@@ -19,6 +19,11 @@ MARKS_MAX = 20_000
 BURST_SECONDS = 30
 """One Whisper window: a longer stall is no live talk any more."""
 BURST_NS = BURST_SECONDS * 1_000_000_000
+EARLY_NS = 1_000_000_000
+"""A packet's own length, and what a network makes of it: so much may come at once and be live."""
+CATCH_UP_PACE = 1.5
+"""Audio per second of time that engines are given to follow a burst: what admits sessions leaves
+them that much and more."""
 LONG_AGO_NS = -(1 << 62)
 """Before every reading of a monotonic clock."""
 
@@ -95,6 +100,30 @@ class SpeechPace:
     def spoken_ns(self, samples_ago: int) -> int:
         """When the sample so far before the last one would have been there."""
         return self._spoken_ns - samples_ago * 1_000_000 // SAMPLES_PER_MS
+
+
+class CatchUpPace:
+    """When a lane's audio would have been there, had none of it come faster than it was spoken.
+
+    A burst takes as long as it takes to speak it. Who goes on at the pace of speech after one is
+    taken to be caught up with at ``CATCH_UP_PACE``: whoever had to send much at once, after a
+    stall of the network, is not given time for ever.
+    """
+
+    def __init__(self) -> None:
+        self._ahead_ns = -EARLY_NS
+        self._seen_ns = LONG_AGO_NS
+
+    def note(self, samples: int, now_ns: int) -> None:
+        """So much audio has arrived."""
+        caught_up_ns = round((now_ns - self._seen_ns) * CATCH_UP_PACE)
+        spoken_ns = samples * 1_000_000 // SAMPLES_PER_MS
+        self._ahead_ns = max(-EARLY_NS, self._ahead_ns - caught_up_ns) + spoken_ns
+        self._seen_ns = now_ns
+
+    def due_ns(self, samples_ago: int) -> int:
+        """When the sample so far before the last one would have been there."""
+        return self._seen_ns + self._ahead_ns - samples_ago * 1_000_000 // SAMPLES_PER_MS
 
 
 class WordDelays:

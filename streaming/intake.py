@@ -12,7 +12,8 @@ a lane joins at the furthest lane's time, and one that has fallen behind it by m
 ``LAG_SECONDS_MAX`` is moved up to it when it speaks again, by the order of packets alone, never by
 the time of their arrival; I3 everything that ``stored_through`` leaves out is held by its lane as
 stored, and it never goes down; I4 an intake that starts at a ``restart_frame``, with the ``state``
-of that place, gives each lane the samples that were asked for there, bit for bit.
+of that place, gives each lane the samples that were asked for there, bit for bit; I5 that place
+lies inside no skipped time.
 """
 
 from collections import deque
@@ -105,6 +106,8 @@ class InterleavedIntake:
         self._decoder = PcmDecoder(audio.encoding, audio.sample_rate, audio.channels, start_frame)
         self.frame_bytes = self._decoder.frame_bytes
         self._stored_frame = 0
+        self._skips: deque[tuple[int, int]] = deque()
+        """First frame of each skipped time that was not dealt with, and the one after its last."""
 
     @property
     def frames_received(self) -> int:
@@ -126,7 +129,19 @@ class InterleavedIntake:
                 "skip names a lane, but the channels of this session share each packet; "
                 "leave the lane out, or start with audio.tagged"
             )
-        return self._pieces(*_skipped(self._decoder, ms * self._audio.sample_rate // 1000))
+        first = self.frames_received
+        pieces = self._pieces(*_skipped(self._decoder, ms * self._audio.sample_rate // 1000))
+        self._note_skip(first, self.frames_received)
+        return pieces
+
+    def _note_skip(self, first: int, end: int) -> None:
+        if self._skips and self._skips[-1][1] == first:
+            first = self._skips.pop()[0]
+        self._skips.append((first, end))
+        if len(self._skips) > MARKS_MAX:
+            # Somebody who begins again then begins a little earlier than need be.
+            first, (_, end) = self._skips.popleft()[0], self._skips.popleft()
+            self._skips.appendleft((first, end))
 
     def flush(self, lane: int) -> list[Piece]:
         """All channels at once: they pause together."""
@@ -146,7 +161,11 @@ class InterleavedIntake:
         return self._stored_frame
 
     def restart_frame(self, samples: Mapping[int, int]) -> int:
-        return self._decoder.restart_frame(min(samples.values()))
+        frame = self._decoder.restart_frame(min(samples.values()))
+        while self._skips and self._skips[0][1] <= frame:
+            self._skips.popleft()
+        # A client repeats a skip whole, or not at all.
+        return min(frame, self._skips[0][0]) if self._skips else frame
 
     def state(self, frame: int) -> None:
         return None

@@ -64,6 +64,9 @@ class Job:
     """False for partials: they may be replaced by a newer one, or dropped."""
     deadline_ns: int
     """When the answer starts to be late; orders jobs, cancels nothing."""
+    paced_ns: int = 0
+    """When its audio would be there at the pace of speech, had there been no burst: a server whose
+    engines have not dealt with it before is not late. 0 where it was there at once."""
 
     @property
     def stage(self) -> SessionStage:

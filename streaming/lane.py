@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from streaming import tuning
 from streaming.asking import Ask
 from streaming.captions import REVISION_HORIZON_SAMPLES, BookState
-from streaming.delays import ArrivalClock, SpeechPace, WordDelays
+from streaming.delays import ArrivalClock, CatchUpPace, SpeechPace, WordDelays
 from streaming.diarizing import SpeakersState, SpeakerWork
 from streaming.endpointing import EndpointingOptions, Onset, latest_spans
 from streaming.engines import (
@@ -26,8 +27,8 @@ from streaming.engines import (
     Samples,
     SpeechWindow,
 )
-from streaming.events import SessionStage, SpeechEnded, SpeechStarted
-from streaming.jobs import PATIENCE_NS, Answer, JobKind
+from streaming.events import GapReason, SessionStage, SpeechEnded, SpeechStarted
+from streaming.jobs import PATIENCE_NS, Answer, Job, JobKind
 from streaming.listening import Listener, ListenerState, SpeechEdge
 from streaming.partials import PartialOptions
 from streaming.publishing import Publisher, SessionScope
@@ -43,7 +44,7 @@ from streaming.recognition import (
 from streaming.speakers import is_sound_clusters, sound_observations
 from streaming.speech_times import within_speech
 from streaming.timeline import SAMPLE_RATE_HZ, Span
-from streaming.tuning import TuningLimits, tuned_endpointing, tuned_partials, tuned_windows
+from streaming.tuning import SpeakerHints, TuningLimits
 from streaming.windows import WindowOptions
 from streaming.wire import Start
 
@@ -67,17 +68,19 @@ class LaneOptions:
     partial_options: PartialOptions = field(default_factory=PartialOptions)
     limits: TuningLimits = field(default_factory=TuningLimits)
     """What a client may change of these for its own session."""
+    speaker_hints: SpeakerHints = field(default_factory=SpeakerHints)
 
     def tuned(self, start: Start, buffer_samples: int) -> "LaneOptions":
         """As one session has asked for them. Raises: UnsupportedOption."""
         return replace(
             self,
             buffer_samples=buffer_samples,
-            endpointing=tuned_endpointing(self.endpointing, start),
-            windows=tuned_windows(self.windows, start, self.limits),
+            endpointing=tuning.tuned_endpointing(self.endpointing, start),
+            windows=tuning.tuned_windows(self.windows, start, self.limits),
             diarizer=self.diarizer if start.diarize else None,
             partials=self.partials and start.partials,
-            partial_options=tuned_partials(self.partial_options, start),
+            partial_options=tuning.tuned_partials(self.partial_options, start),
+            speaker_hints=tuning.hinted_speakers(start),
         )
 
 
@@ -112,13 +115,14 @@ class Lane:
         )
         self._publisher = Publisher(index, name, scope)
         chunk_age_max = min(DIARIZER_BACKLOG_SAMPLES_MAX, options.buffer_samples // 2)
-        self._speakers = SpeakerWork(options.diarizer, scope, chunk_age_max)
+        self._speakers = SpeakerWork(options.diarizer, scope, chunk_age_max, options.speaker_hints)
         if name is None:
             self._speakers.begin()
         self._speech: deque[Span] = deque()
         """Speech of ended utterances that is not dealt with yet."""
         self._arrivals = ArrivalClock()
         self._pace = SpeechPace()
+        self._catch_up = CatchUpPace()
         self.delays = WordDelays(self._arrivals)
         self._progress: deque[tuple[int, int]] = deque()
         """(durable seq, sample): audio before the sample is dealt with once the seq is stored."""
@@ -141,9 +145,13 @@ class Lane:
         return self._listener.buffer.stored_samples
 
     @property
-    def backlog_samples(self) -> int:
+    def backlog(self) -> Span:
         """Received, and neither captioned, found silent nor given up."""
-        return max(0, self.received - self._dealt_with)
+        return Span(min(self._dealt_with, self.received), self.received)
+
+    @property
+    def backlog_samples(self) -> int:
+        return self.backlog.samples
 
     @property
     def audio_samples(self) -> int:
@@ -184,6 +192,7 @@ class Lane:
         self._listener.receive(samples)
         self._arrivals.note(self.received, now_ns)
         self._pace.note(len(samples), now_ns)
+        self._catch_up.note(len(samples), now_ns)
 
     def end_utterance(self) -> None:
         """Close what is open at the last sample received."""
@@ -301,6 +310,22 @@ class Lane:
         due_ns = self._due_ns(JobKind.RECOGNIZE, span.end, now_ns)
         return Ask(JobKind.RECOGNIZE, (question,), span.samples, request.is_final, due_ns, request)
 
+    def job(self, ask: Ask, session_id: str, number: int) -> Job:
+        """An ask that was just given, as a scheduler wants it."""
+        request = ask.subject
+        end = request.window.span.end if isinstance(request, Request) else self._listener.judged
+        return Job(
+            session_id=session_id,
+            number=number,
+            lane=self.index,
+            kind=ask.kind,
+            questions=ask.questions,
+            audio_samples=ask.audio_samples,
+            is_final=ask.is_final,
+            deadline_ns=ask.deadline_ns,
+            paced_ns=self._catch_up.due_ns(self.received - end),
+        )
+
     # Answers in
 
     def receive_activity(self, activity: Activity | None) -> None:
@@ -336,9 +361,11 @@ class Lane:
         if self._publisher.name_at(span.start) is None:
             self._speakers.receive_speech(span, is_open=is_open)
 
-    def receive_words(self, request: Request, hypothesis: Hypothesis | None) -> None:
-        """A hypothesis; None where the engine failed, or a partial lost its place."""
-        outcome = self._recognition.receive(request, hypothesis)
+    def receive_words(
+        self, request: Request, hypothesis: Hypothesis | None, reason: GapReason
+    ) -> None:
+        """A hypothesis; None, for a reason, where there is none to be had."""
+        outcome = self._recognition.receive(request, hypothesis, reason)
         if outcome is None:
             self._scope.stats.superseded_results += 1
         else:
@@ -370,8 +397,13 @@ class Lane:
             )
             self._speakers.give_up()
 
-    def answer(self, ask: Ask, answers: Sequence[Answer] | None) -> None:
-        """Route the answers of an ask; None where there are none to be had.
+    def answer(
+        self,
+        ask: Ask,
+        answers: Sequence[Answer] | None,
+        reason: GapReason = GapReason.ENGINE_FAILED,
+    ) -> None:
+        """Route the answers of an ask; None, for a reason, where there are none to be had.
 
         An answer of the wrong kind or shape is as good as none.
         """
@@ -380,7 +412,8 @@ class Lane:
             self.receive_activity(first if isinstance(first, Activity) else None)
         elif ask.kind is JobKind.RECOGNIZE:
             assert isinstance(ask.subject, Request)
-            self.receive_words(ask.subject, first if isinstance(first, Hypothesis) else None)
+            words = first if isinstance(first, Hypothesis) else None
+            self.receive_words(ask.subject, words, reason)
         elif ask.kind is JobKind.OBSERVE:
             assert isinstance(ask.subject, tuple)
             self.receive_speakers(ask.subject, sound_observations(ask.subject, answers or ()))

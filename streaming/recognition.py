@@ -18,6 +18,7 @@ from math import isfinite
 from streaming.agreement import agreed_count, cut_point, stable_count
 from streaming.endpointing import Onset
 from streaming.engines import Hypothesis, Word
+from streaming.events import GapReason
 from streaming.partials import PartialContext, PartialOptions
 from streaming.timeline import SAMPLES_PER_MS, Span
 from streaming.windows import OpenWindowState, Window, WindowOptions, WindowPlanner
@@ -81,6 +82,7 @@ class LostText:
     caption_id: str
     span: Span
     was_shown: bool
+    reason: GapReason = GapReason.ENGINE_FAILED
 
 
 Outcome = PartialText | FinalText | LostText
@@ -250,15 +252,23 @@ class Recognition:
             return self._partial
         return None
 
-    def receive(self, request: Request, hypothesis: Hypothesis | None) -> Outcome | None:
-        """The answer to a request; None where the engine gave up. Returns None when superseded."""
+    def receive(
+        self,
+        request: Request,
+        hypothesis: Hypothesis | None,
+        reason: GapReason = GapReason.ENGINE_FAILED,
+    ) -> Outcome | None:
+        """The answer to a request; None, for a reason, where there is none to be had.
+
+        Returns None when superseded.
+        """
         if not request.is_final:
             return self._receive_partial(request, hypothesis)
         assert request is self._final
         self._final = None
         head = self._utterances[0]
         if hypothesis is None:
-            return self._lose(head, request)
+            return self._lose(head, request, reason)
         words = words_on_lane(hypothesis, request.window)
         return self._commit(head, request, words, hypothesis)
 
@@ -305,9 +315,9 @@ class Recognition:
         self._go_on(head, request, content.end)
         return text
 
-    def _lose(self, head: _Utterance, request: Request) -> LostText:
+    def _lose(self, head: _Utterance, request: Request, reason: GapReason) -> LostText:
         content = request.window.content
-        lost = LostText(request.caption_id, content, head.was_shown)
+        lost = LostText(request.caption_id, content, head.was_shown, reason)
         self._go_on(head, request, content.end)
         return lost
 

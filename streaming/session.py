@@ -11,7 +11,7 @@ audio beyond the credit is refused before it is decoded; S3 exactly one ``Done``
 after it; S4 an answer is taken once, a late one is counted and dropped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 
 from streaming.acking import ACK_SAMPLES, Acknowledgements, Credit
@@ -20,16 +20,16 @@ from streaming.checkpoint import VOICES_BYTES_MAX, Checkpoint, encode, first_che
 from streaming.closing import closing_event
 from streaming.errors import BadAudio, OutOfOrder, TooFast, UnsupportedOption
 from streaming.eventlog import EventLog
-from streaming.events import Event
+from streaming.events import Event, GapReason
 from streaming.intake import Piece, TaggedIntake, make_intake
-from streaming.jobs import PATIENCE_NS, STAGE_OF_KIND, Answer, Job, JobKind
+from streaming.jobs import STAGE_OF_KIND, Answer, Job, JobKind
 from streaming.keeping import Keeper, SavedPoint
-from streaming.lagging import LagNotice
+from streaming.lagging import LagNotice, behind_s
 from streaming.lane import Lane, LaneOptions
 from streaming.naming import Names
 from streaming.publishing import SessionScope
 from streaming.reading import TalkerReading, WordDelay
-from streaming.timeline import SAMPLE_RATE_HZ
+from streaming.timeline import SAMPLE_RATE_HZ, Span
 from streaming.wire import CHANNELS_MAX, Ack, Configure, Start
 
 IDLE_FLUSH_NS = 1_000_000_000
@@ -261,15 +261,24 @@ class Session:
         lane.answer(ask, answers)
         self._stirred[lane.index] = lane
         if ask.kind is JobKind.RECOGNIZE:
-            self._lag.note((now_ns - ask.deadline_ns + PATIENCE_NS[ask.kind]) / 1e9)
+            self._lag.note(behind_s([ask, *self._unanswered], now_ns), now_ns)
 
-    def receive_failure(self, number: int) -> None:
+    def receive_failure(self, number: int, reason: GapReason = GapReason.ENGINE_FAILED) -> None:
         """No answer will come for a job: every try failed, or it lost its place."""
         pending = self._pending.pop(number, None)
         if pending is not None:
             lane, ask = pending
-            lane.answer(ask, None)
+            lane.answer(ask, None, reason)
             self._stirred[lane.index] = lane
+
+    def look(self, now_ns: int) -> None:
+        """To be called now and then: tells of captions that wait for an engine."""
+        if self.state is not SessionState.DONE:
+            self._lag.look(behind_s(self._unanswered, now_ns), now_ns)
+
+    @property
+    def _unanswered(self) -> Iterator[Ask]:
+        return (ask for _, ask in self._pending.values())
 
     def note_written(self, event: Event, now_ns: int) -> list[WordDelay]:
         """The talker's connection wrote an event; returns the delays of its words."""
@@ -303,16 +312,7 @@ class Session:
     def _job(self, lane: Lane, ask: Ask) -> Job:
         self._last_number += 1
         self._pending[self._last_number] = (lane, ask)
-        return Job(
-            session_id=self.id,
-            number=self._last_number,
-            lane=lane.index,
-            kind=ask.kind,
-            questions=ask.questions,
-            audio_samples=ask.audio_samples,
-            is_final=ask.is_final,
-            deadline_ns=ask.deadline_ns,
-        )
+        return lane.job(ask, self.id, self._last_number)
 
     @property
     def deadline_ns(self) -> int | None:
@@ -376,6 +376,10 @@ class Session:
     def backlog_samples(self) -> int:
         """Received audio that is not dealt with yet."""
         return sum(lane.backlog_samples for lane in self._lanes.values())
+
+    def backlog(self, lane: int) -> Span:
+        """What a lane has received, and neither captioned, found silent nor given up."""
+        return self._lanes[lane].backlog
 
     @property
     def held_samples(self) -> int:
@@ -493,8 +497,4 @@ class Session:
 
     def _append_done(self) -> None:
         self.state = SessionState.DONE
-        stats, lanes = self.stats, self._lanes.values()
-        stats.received_samples = sum(lane.audio_samples for lane in lanes)
-        stats.silent_samples = self.silent_samples
-        names: set[str] = set().union(*(lane.speaker_names for lane in lanes))
-        self.log.append(closing_event(self.log.next_seq, stats, len(names)))
+        self.log.append(closing_event(self.log.next_seq, self.stats, self._lanes.values()))

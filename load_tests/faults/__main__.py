@@ -1,9 +1,10 @@
 """Break everything on purpose, a part at a time, and judge: ``python -m load_tests.faults``.
 
 Each part is a program of its own, which prints figures and fails where its bound is missed; here
-they are run one after the other, and summed up. ``--full`` is what the promises are made of, and
-takes hours; without it the same parts are smaller. The exit status is 1 where a bound was missed,
-or a part could not be measured.
+they are run one after the other, and summed up. A part that only needs a processor may run beside
+those that mostly wait, at the lowest priority; not beside those that measure delays. ``--full`` is
+what the promises are made of, and takes hours; without it the same parts are smaller. The exit
+status is 1 where a bound was missed, or a part could not be measured.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import IO
 
@@ -34,6 +36,10 @@ class Part:
     """Regular expression: the lines of its output that go into the summary."""
     needs: str | None = None
     """A program without which it cannot be measured."""
+    runs_beside: bool = False
+    """It takes what the parts after it leave of the processors."""
+    wants_quiet: bool = False
+    """It measures delays: nothing may run beside it."""
 
     @property
     def command(self) -> list[str]:
@@ -66,10 +72,16 @@ def kills(name: str, faults: int, option: str, sessions: int) -> Part:
     )
 
 
-def simulation(seeds: int) -> Part:
-    arguments = ("--seeds", str(seeds))
-    bound = f"{seeds} seeds with all faults: 0 violations, every session ends"
-    return Part("simulation", bound, "tests.sim", arguments, r"^(?:seeds|sessions|time|never) ")
+def simulation(seeds: int, *, runs_beside: bool = False) -> Part:
+    jobs = ("--jobs", "1") if runs_beside else ()
+    return Part(
+        "simulation",
+        f"{seeds} seeds with all faults: 0 violations, every session ends",
+        "tests.sim",
+        ("--seeds", str(seeds), *jobs),
+        r"^(?:seeds|sessions|time|never) ",
+        runs_beside=runs_beside,
+    )
 
 
 def store_crash(every: int) -> Part:
@@ -120,6 +132,19 @@ def overload(*arguments: str) -> Part:
         "load_tests.faults.overload",
         arguments,
         r"^overload: ",
+        wants_quiet=True,
+    )
+
+
+def diarizer(*arguments: str) -> Part:
+    return Part(
+        "diarizer",
+        "killed, then late by each call: text at most 1.1 times as late, no word changes, speakers "
+        "by revisions",
+        "load_tests.faults.diarizer",
+        arguments,
+        r"^(?:calm|killed|late): ",
+        wants_quiet=True,
     )
 
 
@@ -135,6 +160,7 @@ SAME_LOGS = Part(
 )
 
 SMALL = (
+    simulation(500, runs_beside=True),
     kills("server kills", 20, "--server-kills", 5),
     kills("worker kills", 10, "--worker-kills", 5),
     kills("client cuts", 100, "--cuts", 5),
@@ -144,7 +170,7 @@ SMALL = (
     leaks(400),
     machines(200, 50),
     overload("--quick"),
-    simulation(500),
+    diarizer("--rounds", "1", "--sessions", "8", "--talk-s", "6", "--late-s", "1"),
 )
 FULL = (
     kills("server kills", 100, "--server-kills", 20),
@@ -156,6 +182,7 @@ FULL = (
     leaks(2_000),
     machines(10_000, 1_000),
     overload(),
+    diarizer("--rounds", "3", "--sessions", "3"),
     MUTANTS,
     SAME_LOGS,
     simulation(10_000),
@@ -165,6 +192,7 @@ SEED_OPTIONS = {
     "load_tests.faults.kills": "--seed",
     "load_tests.faults.hangs": "--seed",
     "load_tests.faults.overload": "--seed",
+    "load_tests.faults.diarizer": "--seed",
     "tests.sim": "--from",
 }
 """Of the modules that have one."""
@@ -177,8 +205,9 @@ def run_part(part: Part, say: Say) -> Result:
     if part.needs is not None and shutil.which(part.needs) is None:
         return Result(part, "NOT MEASURED", (f"{part.needs} is not installed",))
     began_s = time.monotonic()
+    priority = ["nice", "-n", "19"] if part.runs_beside else []
     with subprocess.Popen(
-        [sys.executable, *part.command],
+        [*priority, sys.executable, *part.command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -188,6 +217,36 @@ def run_part(part: Part, say: Say) -> Result:
         figures = read_figures(process.stdout, part.figures, say)
     seconds = time.monotonic() - began_s
     return Result(part, verdict(process.returncode, figures), figures, seconds)
+
+
+def run_all(parts: Sequence[Part], say: Say) -> list[Result]:
+    """In their order; what was said by those that run beside others comes when they are over."""
+    results: list[Result] = []
+    beside: list[tuple[Future[Result], list[str]]] = []
+    with ThreadPoolExecutor() as pool:
+        for part in parts:
+            head = f"== {part.name}: python {' '.join(part.command)}"
+            if part.runs_beside:
+                lines = [head]
+                beside.append((pool.submit(run_part, part, lines.append), lines))
+                continue
+            if part.wants_quiet:
+                results += _finished(beside, say)
+            say(head)
+            results.append(run_part(part, say))
+        results += _finished(beside, say)
+    return results
+
+
+def _finished(beside: list[tuple[Future[Result], list[str]]], say: Say) -> list[Result]:
+    """Waits for them, and takes them off."""
+    results = []
+    while beside:
+        future, lines = beside.pop(0)
+        results.append(future.result())
+        for line in lines:
+            say(line)
+    return results
 
 
 def read_figures(output: IO[str], pattern: str, say: Say) -> tuple[str, ...]:
@@ -206,14 +265,14 @@ def verdict(status: int, figures: Sequence[str]) -> str:
     return "met" if status == 0 else "MISSED"
 
 
-def summary(results: Sequence[Result]) -> str:
+def summary(results: Sequence[Result], seconds: float) -> str:
+    """``seconds``: that all of them took together."""
     lines = []
     for result in results:
         head = f"{result.verdict:12}  {result.part.name} ({result.part.bound})"
         lines.append(f"{head}, {result.seconds:.0f} s")
         lines += [f"              {line}" for line in result.figures]
     met = sum(result.is_met for result in results)
-    seconds = sum(result.seconds for result in results)
     lines.append(f"{met} of {len(results)} bounds met, {seconds:.0f} s")
     return "\n".join(lines)
 
@@ -245,11 +304,9 @@ def main(words: Sequence[str] | None = None) -> int:
         parts = chosen(FULL if given.full else SMALL, given.only, given.seed)
     except ValueError as error:
         parser.error(str(error))
-    results = []
-    for part in parts:
-        print(f"== {part.name}: python {' '.join(part.command)}", flush=True)
-        results.append(run_part(part, lambda line: print(line, flush=True)))
-    print(f"\n{summary(results)}", flush=True)
+    began_s = time.monotonic()
+    results = run_all(parts, lambda line: print(line, flush=True))
+    print(f"\n{summary(results, time.monotonic() - began_s)}", flush=True)
     return 0 if all(result.is_met for result in results) else 1
 
 

@@ -3,12 +3,13 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from load_tests.faults import __main__ as faults
 from load_tests.faults import same_logs
-from load_tests.faults.__main__ import FULL, SMALL, Part, chosen, main, run_part, summary
+from load_tests.faults.__main__ import FULL, SMALL, Part, chosen, main, run_all, run_part, summary
 
 GOOD = Part("good", "the platform is named", "platform", (), r"(?i)linux|darwin|windows")
 BAD = Part("bad", "there is such a file", "json.tool", ("/no/such/file",), r"(?i)no such file")
@@ -43,10 +44,27 @@ def test_figures_are_the_lines_that_match() -> None:
 
 
 def test_the_summary_shows_every_part_and_counts_the_bounds() -> None:
-    text = summary([run_part(part, silent) for part in (GOOD, BAD)])
+    text = summary([run_part(part, silent) for part in (GOOD, BAD)], 61.0)
     assert "met           good (the platform is named)" in text
     assert "MISSED        bad" in text
-    assert text.splitlines()[-1].startswith("1 of 2 bounds met")
+    assert text.splitlines()[-1] == "1 of 2 bounds met, 61 s"
+
+
+def test_what_runs_beside_others_is_over_before_one_that_wants_quiet() -> None:
+    beside = replace(GOOD, name="beside", runs_beside=True)
+    quiet = replace(GOOD, name="quiet", wants_quiet=True)
+    said: list[str] = []
+    results = run_all([beside, BAD, quiet, MUTE, beside], said.append)
+    assert [r.part.name for r in results] == ["bad", "beside", "quiet", "mute", "beside"]
+    assert [r.verdict for r in results] == ["MISSED", "met", "met", "NOT MEASURED", "met"]
+    heads = [line.split(":")[0] for line in said if line.startswith("== ")]
+    assert heads == ["== bad", "== beside", "== quiet", "== mute", "== beside"]
+
+
+def test_whoever_measures_delays_wants_quiet() -> None:
+    for parts in (SMALL, FULL):
+        quiet = {part.name for part in parts if part.wants_quiet}
+        assert quiet == {"overload", "diarizer"}
 
 
 @pytest.mark.parametrize(("parts", "status"), [((GOOD,), 0), ((GOOD, BAD), 1)])
@@ -68,7 +86,7 @@ def test_parts_can_be_chosen_and_seeded() -> None:
     assert part.command[-2:] == ["--from", "7"]
     [part] = chosen(FULL, ["mutants"], seed=7)
     assert "7" not in part.command
-    with pytest.raises(ValueError, match="no part 'naps'; there are: server kills"):
+    with pytest.raises(ValueError, match="no part 'naps'; there are: simulation, server kills"):
         chosen(SMALL, ["naps"], seed=1)
 
 

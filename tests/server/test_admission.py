@@ -17,6 +17,7 @@ from server.admission import (
     OverloadReason,
     Shedding,
     shed_error,
+    who_goes,
 )
 from streaming.errors import CaptiondError, Draining, Overloaded, TooFast
 from streaming.lagging import LAG_SECONDS_MIN
@@ -190,3 +191,31 @@ def test_while_lateness_falls_nobody_goes() -> None:
         for look, late_s in enumerate([20.0, 15.0, 10.0, 10.0])
     ]
     assert counts == [10, 0, 0, 10]
+
+
+@pytest.mark.parametrize(
+    ("can_come_back", "count", "leaving"),
+    [
+        ("abcd", 2, "cd"),
+        ("abcd", 0, ""),
+        ("abc", 1, "c"),
+        ("ac", 3, "acd"),
+        ("", 1, "d"),
+    ],
+)
+def test_the_newest_go_and_whoever_would_lose_words_goes_last(
+    can_come_back: str, count: int, leaving: str
+) -> None:
+    assert who_goes([*"abcd"], {*can_come_back}, count) == {*leaving}
+
+
+def test_who_is_refused_for_some_reasons_is_not_for_others() -> None:
+    gate = LoadGate()
+    gate.note(replace(IDLE, engine_share=0.9))
+    assert gate.refusal([OverloadReason.BACKLOG, OverloadReason.MEMORY]) is None
+    refusal = gate.refusal([OverloadReason.ENGINES])
+    assert refusal is not None
+    gate.note(replace(IDLE, engine_share=0.9, memory_share=0.9))
+    refusal = gate.refusal([OverloadReason.MEMORY])
+    assert refusal is not None
+    assert "time for another" not in refusal.message

@@ -23,7 +23,7 @@ from server.telemetry import Metrics
 from server.workers import CallFailed, CallTimeout, WorkerDied, WorkerUnready
 from streaming.batching import Batch, BatchLimits
 from streaming.engines import Hypothesis, RecognizerProfile, SpeechWindow
-from streaming.events import SessionStage
+from streaming.events import GapReason, SessionStage
 from streaming.jobs import Job, JobKind
 from streaming.pacing import PartialPacer
 from streaming.retrying import TRIES_MAX
@@ -91,6 +91,11 @@ class Desk:
         assert sorted(self.numbers) == sorted(set(self.numbers)), "a job came back twice"
         assert len(self.outcomes) == count
         return {outcome.job.number: text(outcome) for outcome in self.outcomes}
+
+
+def refused(desk: Desk, asked: Job) -> dict[int, GapReason]:
+    """Number → why, of the jobs that get no answer for this one."""
+    return {outcome.job.number: outcome.reason for outcome in desk.dispatcher.submit([asked])}
 
 
 @asynccontextmanager
@@ -212,7 +217,7 @@ async def test_what_waits_for_a_replacement_waits_in_the_queue() -> None:
         await desk.worker.close()
         desk.dispatcher.submit([job(1, is_final=False)])
         await asyncio.sleep(0)
-        assert [old.number for old in desk.dispatcher.submit([job(2, is_final=False)])] == [1]
+        assert refused(desk, job(2, is_final=False)) == {1: GapReason.OVERLOAD}
         await desk.worker.start()
         assert await desk.back(1) == words([2])
 
@@ -243,7 +248,7 @@ async def test_a_late_answer_ends_a_stall_and_is_nobodys() -> None:
         desk.worker.open.clear()
         desk.dispatcher.submit([job(1)])
         await until(lambda: desk.is_stalled)
-        assert [lost.number for lost in desk.dispatcher.submit([job(2)])] == [2], "at once"
+        assert refused(desk, job(2)) == {2: GapReason.ENGINE_FAILED}, "at once"
         desk.worker.open.set()
         await until(lambda: not desk.is_stalled)
         assert desk.dispatcher.submit([job(3)]) == []
@@ -319,8 +324,7 @@ async def test_a_replaced_partial_is_named_to_its_session() -> None:
         desk.dispatcher.submit([job(9, "other")])
         await until(lambda: len(desk.worker.calls) == 1)
         desk.dispatcher.submit([job(1, is_final=False)])
-        lost = desk.dispatcher.submit([job(2)])
-        assert [job.number for job in lost] == [1]
+        assert refused(desk, job(2)) == {1: GapReason.OVERLOAD}
         desk.worker.open.set()
         assert await desk.back(2) == words([9, 2])
 
@@ -334,8 +338,19 @@ async def test_a_job_that_makes_room_for_another_session_comes_back_to_its_own()
         assert desk.dispatcher.submit([job(2, "b")]) == [], "b lost nothing"
         desk.worker.open.set()
         assert await desk.back(3) == {**words([9, 2]), 1: None}
-        (lost,) = [outcome.job for outcome in desk.outcomes if outcome.answers is None]
-        assert lost.session_id == "a"
+        (lost,) = [outcome for outcome in desk.outcomes if outcome.answers is None]
+        assert (lost.job.session_id, lost.reason) == ("a", GapReason.OVERLOAD)
+
+
+async def test_a_final_is_refused_for_overload_where_finals_alone_fill_the_queue() -> None:
+    async with running(BatchLimits(1, queue_jobs_max=1)) as desk:
+        desk.worker.open.clear()
+        desk.dispatcher.submit([job(9, "busy")])
+        await until(lambda: len(desk.worker.calls) == 1)
+        assert refused(desk, job(1, "a")) == {}
+        assert refused(desk, job(2, "b")) == {2: GapReason.OVERLOAD}
+        desk.worker.open.set()
+        assert await desk.back(2) == words([9, 1])
 
 
 async def test_a_stage_outlives_a_bug_in_a_batch() -> None:

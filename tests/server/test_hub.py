@@ -16,6 +16,7 @@ from streaming.errors import (
     UnknownSession,
     UnsupportedOption,
 )
+from streaming.events import SessionStage
 from streaming.wire import Configure, Ready, Resume, Start
 from tests.fakes import speech
 from tests.server_fakes import BrokenStore, Front, running, until
@@ -64,21 +65,46 @@ async def test_a_session_that_is_over_says_so_to_its_holder_only(tmp_path: Path)
         assert isinstance(await complaint(front, claim(ready), tenant="ben"), UnknownSession)
 
 
-async def test_a_full_server_lets_in_who_may_come_back(tmp_path: Path) -> None:
+async def test_a_full_server_lets_in_who_comes_back_and_nobody_else(tmp_path: Path) -> None:
     async with running(tmp_path, sessions_max=2, sessions_per_key_max=1) as front:
-        ann, _ = await opened(front, "ann")
+        ann, ready = await opened(front, "ann")
         with pytest.raises(TooFast):
             await front.hub.open(Start(), "ann")
         await opened(front, "ben")
-        for tenant in ("ann", "cat"):
-            with pytest.raises((Overloaded, TooFast)):
-                front.hub.admit_upgrade(tenant)
+        with pytest.raises(Overloaded):
+            await front.hub.open(Start(), "cat")
+        assert (await front.hub.resume(claim(ready), "ann"))[0] is ann, "its line may be half dead"
         ann.detach(dismiss)
-        front.hub.admit_upgrade("ann")
-        with pytest.raises(TooFast):
-            await front.hub.open(Start(), "ann")
-        assert front.metric("sessions_total", protocol="captiond", outcome="refused") == 4
+        assert (await front.hub.resume(claim(ready), "ann"))[0] is ann
+        assert front.metric("sessions_total", protocol="captiond", outcome="refused") == 2
         assert front.metric("sessions_active", protocol="captiond") == 2
+
+
+async def test_a_session_that_only_finishes_is_nobodys_reason_to_come_in(tmp_path: Path) -> None:
+    async with running(tmp_path) as front:
+        worker = front.worker(SessionStage.ACTIVITY)
+        worker.open.clear()
+        live, _ = await opened(front)
+        live.receive_audio(speech(range(3)).tobytes())
+        assert not front.hub.has_waiting("ann"), "it has a connection"
+        live.detach(dismiss, is_known=False)
+        assert not live.is_gone
+        assert not front.hub.has_waiting("ann")
+        worker.open.set()
+        await until(lambda: live.is_gone)
+
+
+async def test_a_wrong_token_costs_no_look_into_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as front:
+        _, ready = await opened(front)
+        looks: list[str] = []
+        for name in ("session", "load_resumable"):
+            monkeypatch.setattr(front.hub.store, name, looks.append)
+        wrong = claim(ready, resume_token="x" * 43)
+        assert isinstance(await complaint(front, wrong), UnknownSession)
+        assert looks == []
 
 
 async def test_nobody_comes_in_while_models_load(tmp_path: Path) -> None:

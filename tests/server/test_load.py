@@ -35,11 +35,13 @@ def job(
     arrived_ns: int = 0,
     kind: JobKind = JobKind.RECOGNIZE,
     lane: int = 0,
+    paced_ns: int = 0,
 ) -> Job:
     window = SpeechWindow(SAMPLES, is_final=is_final)
     question = window if kind is JobKind.RECOGNIZE else ActivityWindow(SAMPLES, b"")
     due_ns = arrived_ns + PATIENCE_NS[kind]
-    return Job(session, number, lane, kind, (question,), len(SAMPLES), is_final, due_ns)
+    size = len(SAMPLES)
+    return Job(session, number, lane, kind, (question,), size, is_final, due_ns, paced_ns)
 
 
 @given(
@@ -177,6 +179,18 @@ def test_late_is_the_live_final_that_has_waited_longest() -> None:
     assert work.late_s(5 * SECOND) == 2.0
     work.forget("b")
     assert work.late_s(5 * SECOND) == 0.0
+
+
+def test_a_burst_is_late_when_it_would_have_been_spoken() -> None:
+    work = OpenWork()
+    burst = [job("a", number=n, arrived_ns=0, paced_ns=n * 4 * SECOND) for n in range(1, 8)]
+    work.note_asked(burst, SECOND)
+    assert work.late_s(3 * SECOND) == 0.0
+    assert work.late_s(6 * SECOND) == 2.0
+    work.note_answered(burst[:3])
+    assert work.late_s(16 * SECOND) == 0.0
+    work.note_asked([job("b", arrived_ns=10 * SECOND, paced_ns=9 * SECOND)], 10 * SECOND)
+    assert work.late_s(13 * SECOND) == 3.0, "who talks is late since his audio came"
 
 
 def test_the_first_partial_of_an_utterance_is_told_from_later_ones() -> None:

@@ -1,5 +1,6 @@
 """A session that is done and that its client has not read: any server repeats its end."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from server.live import LiveSession
-from server.store import SessionRecord
+from server.store import SessionRecord, StoreError
 from streaming.errors import CaptiondError, SessionExpired, UnknownSession
 from streaming.wire import Ready, Resume, Start
 from tests.server_fakes import Front, running, until
@@ -190,6 +191,24 @@ async def test_a_session_that_was_deleted_is_not_repeated(tmp_path: Path) -> Non
         await front.hub.store.delete_session(lost.ready["session_id"])
         again = await Talker.resume(front.url, lost.ready)
         assert (await again.refusal())["code"] == "unknown_session"
+
+
+async def test_one_that_another_server_deletes_while_it_is_repeated_is_over_at_once(
+    tmp_path: Path,
+) -> None:
+    async with left_unread(tmp_path) as lost:
+        pass
+    async with running(tmp_path) as first, running(tmp_path) as second:
+        live, ready = await second.hub.resume(
+            Resume(**{name: lost.ready[name] for name in ("session_id", "resume_token")}), "local"
+        )
+        with contextlib.suppress(StoreError):  # deleted; the other server may read the log just now
+            await first.hub.store.delete_session(ready.session_id)
+        again = await Talker.resume(second.url, lost.ready)
+        assert (await again.refusal())["code"] == "unknown_session"
+        assert "deleted" in again.messages[-1]["message"]
+        assert live.is_gone
+        assert list(second.hub.sessions) == []
 
 
 async def test_a_full_server_has_room_for_the_end_of_a_session(tmp_path: Path) -> None:

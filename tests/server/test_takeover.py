@@ -7,8 +7,8 @@ import pytest
 
 from server.hub import Hub
 from server.live import LiveSession
-from server.store import StaleOwner, StoreError
-from streaming.errors import CaptiondError, SessionExpired, Superseded
+from server.store import Resumable, StaleOwner, StoreError
+from streaming.errors import CaptiondError, Overloaded, SessionExpired, Superseded
 from streaming.session import SessionState
 from streaming.wire import Ready, Resume, Start
 from tests.fakes import silence, speech
@@ -75,6 +75,51 @@ async def test_two_who_come_for_one_session_get_the_same(tmp_path: Path) -> None
         found = await asyncio.gather(*(second.hub.resume(message(ready), "ann") for _ in range(3)))
         assert len({id(live) for live, _ in found}) == 1
         assert len(list(second.hub.sessions)) == 1
+
+
+class SlowClaims:
+    """The store takes its time to give sessions away."""
+
+    def __init__(self, hub: Hub, patch: pytest.MonkeyPatch) -> None:
+        self.begun: list[str] = []
+        self.may_end = asyncio.Event()
+        self._claim = hub.store.claim
+        patch.setattr(hub.store, "claim", self.claim)
+
+    async def claim(self, session_id: str, epoch: int) -> Resumable:
+        self.begun.append(session_id)
+        await self.may_end.wait()
+        return await self._claim(session_id, epoch)
+
+
+async def test_whoever_comes_for_another_session_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as first, running(tmp_path) as second:
+        left = [await opened(first) for _ in range(3)]
+        claims = SlowClaims(second.hub, monkeypatch)
+        found = asyncio.gather(*(taken_over(second.hub, ready) for _, ready in left))
+        await until(lambda: len(claims.begun) == 3)
+        claims.may_end.set()
+        assert [live.id for live in await found] == [live.id for live, _ in left]
+
+
+async def test_sessions_that_are_being_taken_over_have_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as first, running(tmp_path, sessions_max=2) as second:
+        left = [(await opened(first))[1] for _ in range(3)]
+        claims = SlowClaims(second.hub, monkeypatch)
+        coming = [asyncio.create_task(taken_over(second.hub, ready)) for ready in left[:2]]
+        await until(lambda: len(claims.begun) == 2)
+        with pytest.raises(Overloaded):
+            await second.hub.open(Start(), "ben")
+        with pytest.raises(Overloaded):
+            await second.hub.resume(message(left[2]), "ann")
+        claims.may_end.set()
+        await asyncio.gather(*coming)
+        assert len(list(second.hub.sessions)) == 2
+        assert second.hub._returns.coming.total() == 0
 
 
 async def test_the_slower_of_two_servers_is_told_to_try_again(

@@ -1,4 +1,4 @@
-"""ArrivalClock, SpeechPace, WordDelays: when audio came, or would have, and how late words are."""
+"""When audio came, or would have at the pace of speech, and how late words are."""
 
 from itertools import accumulate
 
@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from streaming import delays
 from streaming.delays import (
     BURST_NS,
+    CATCH_UP_PACE,
+    EARLY_NS,
     MARK_NS,
     MARK_SAMPLES,
     MARKS_MAX,
     ArrivalClock,
+    CatchUpPace,
     SpeechPace,
     WordDelays,
 )
@@ -123,6 +126,39 @@ def test_a_pause_gives_no_more_than_a_burst() -> None:
     pace.note(16_000, 0)
     pace.note(100 * 16_000, 10_000 * SECOND_NS)
     assert pace.spoken_ns(0) == 10_100 * SECOND_NS - BURST_NS
+
+
+def test_live_audio_is_due_when_it_comes_and_a_burst_as_it_would_have_been_spoken() -> None:
+    pace = CatchUpPace()
+    for second in range(1, 60):
+        pace.note(16_000, second * SECOND_NS)
+        assert pace.due_ns(0) <= second * SECOND_NS
+    pace.note(20 * 16_000, 80 * SECOND_NS)  # what a stall of 20 s held back
+    for second in range(20):
+        assert pace.due_ns((20 - second) * 16_000) == (80 + second) * SECOND_NS - EARLY_NS
+
+
+@given(burst_s=st.integers(2, 30), packet_ms=st.sampled_from([20, 100, 1_000]))
+def test_who_talks_on_after_a_burst_is_live_again_in_a_bounded_time(
+    burst_s: int, packet_ms: int
+) -> None:
+    pace = CatchUpPace()
+    pace.note(burst_s * 16_000, 0)
+    live_s = (burst_s - EARLY_NS / 1e9) / (CATCH_UP_PACE - 1)
+    ahead_s = []
+    for now_ms in range(packet_ms, round(2_000 * burst_s), packet_ms):
+        pace.note(packet_ms * 16, now_ms * MS)
+        ahead_s.append((pace.due_ns(0) - now_ms * MS) / 1e9)
+        if now_ms / 1_000 > live_s + packet_ms / 500:
+            assert ahead_s[-1] <= 0
+    assert ahead_s == sorted(ahead_s, reverse=True), "never further ahead than it was"
+
+
+def test_an_upload_stays_ahead_of_its_pace() -> None:
+    pace = CatchUpPace()
+    for second in range(10):
+        pace.note(60 * 16_000, second * SECOND_NS)
+    assert pace.due_ns(0) > 500 * SECOND_NS
 
 
 def test_a_word_is_shown_for_the_first_time_once() -> None:

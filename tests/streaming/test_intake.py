@@ -178,3 +178,44 @@ def test_skips_that_nothing_is_stored_of_take_a_bounded_number_of_marks() -> Non
         needed = seconds * SAMPLE_RATE_HZ
         place = intake.restart_frame({0: 1_600, 1: needed})
         assert needed - SAMPLE_RATE_HZ <= place <= needed + 1_600
+
+
+RATES = st.sampled_from([8_000, SAMPLE_RATE_HZ, 44_100])
+
+
+@given(
+    RATES,
+    st.lists(st.tuples(st.booleans(), st.integers(1, 3_000)), max_size=12),
+    st.lists(st.floats(0, 1), max_size=8),
+)
+def test_nobody_begins_again_inside_skipped_time(
+    rate: int, steps: list[tuple[bool, int]], shares: list[float]
+) -> None:
+    """A client repeats a skip whole, or not at all; wherever a lane would begin."""
+    intake = InterleavedIntake(AudioFormat(sample_rate=rate))
+    skipped: list[tuple[int, int]] = []
+    for is_skip, size in steps:
+        first = intake.frames_received
+        if is_skip:
+            intake.skip(size, None)
+            skipped.append((first, intake.frames_received))
+        else:
+            intake.decode(bytes(2 * size))
+    for share in sorted(shares):
+        sample = int(share * intake.samples_produced(0))
+        frame = intake.restart_frame({0: sample})
+        assert frame * SAMPLE_RATE_HZ <= sample * rate
+        inside = [span for span in skipped if span[0] < frame < span[1]]
+        assert not inside
+
+
+def test_many_skips_are_remembered_in_a_bounded_list() -> None:
+    intake = InterleavedIntake(AudioFormat())
+    for _ in range(MARKS_MAX + 10):
+        intake.skip(1, None)
+        intake.decode(bytes(2))
+    assert len(intake._skips) == MARKS_MAX
+    assert intake.restart_frame({0: 100}) == 0
+    last = intake.frames_received - 1
+    assert intake.restart_frame({0: last}) == last
+    assert not intake._skips

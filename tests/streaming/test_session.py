@@ -10,6 +10,7 @@ from streaming.events import (
     Done,
     Final,
     Gap,
+    GapReason,
     Lag,
     LanguageDetected,
     PassingEvent,
@@ -74,16 +75,18 @@ def test_an_answer_is_taken_once_and_a_stray_one_is_counted() -> None:
     assert len(table.events) == before
 
 
-def test_a_job_that_lost_its_place_in_the_queue_is_an_answer_too() -> None:
+@pytest.mark.parametrize("reason", GapReason)
+def test_a_job_that_lost_its_place_in_the_queue_is_an_answer_too(reason: GapReason) -> None:
     table = desk()
     table.holds = lambda job: job.kind is JobKind.RECOGNIZE and job.is_final
     table.play(conversation())
     (refused,) = table.held
-    table.session.receive_failure(refused.number)
+    table.session.receive_failure(refused.number, reason)
     table.holds = lambda job: False
     events = table.end()
     check_all(events)
-    assert len(of_type(Gap, events)) == 1
+    assert [gap.reason for gap in of_type(Gap, events)] == [reason]
+    assert list(table.session.stats.gap_samples) == [reason]
     assert words_of(events) == word_texts(range(6, 12))
 
 
@@ -360,6 +363,7 @@ def test_captions_that_fall_behind_are_told_of_and_so_is_catching_up() -> None:
     table.holds = lambda job: job.kind is JobKind.RECOGNIZE
     table.play(conversation(words=40))
     assert table.session.backlog_samples > 10 * SAMPLE_RATE_HZ
+    assert table.session.backlog(0).samples == table.session.backlog_samples
     while table.held:
         table.answer_held()
     behind = of_type(Lag, table.events)
