@@ -6,17 +6,11 @@ Invariants: N1 a name is one inert line, and none that a speaker of some session
 itself; N2 at most ``NAMES_MAX`` of a session; N3 they go with their session.
 """
 
-import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import Column, MetaData, Table, Text, delete, exists, insert, literal, select, text
-from sqlalchemy.sql import Executable
-
-from server import schema
-from server.store import StoreError, TranscriptStore
-from server.store_writes import Change
+from server.store import TranscriptStore
 from streaming.errors import BadMessage, UnsupportedOption
 from streaming.exports.transcript import plain
 from streaming.wire import NAME_CHARACTERS_MAX
@@ -25,20 +19,6 @@ NAMES_MAX = 200
 """Ten times as many people as there are lanes."""
 
 _MADE_UP = re.compile(r"S\d+")
-_TABLE = """CREATE TABLE IF NOT EXISTS speaker_names (
-    session_id TEXT NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
-    speaker TEXT NOT NULL,
-    name TEXT NOT NULL,
-    PRIMARY KEY (session_id, speaker)
-)"""
-_names = Table(
-    "speaker_names",
-    MetaData(),
-    Column("session_id", Text, primary_key=True),
-    Column("speaker", Text, primary_key=True),
-    Column("name", Text, nullable=False),
-)
-
 Wake = Callable[[], None]
 
 
@@ -89,23 +69,11 @@ class SpeakerNames:
 
     def __init__(self, store: TranscriptStore) -> None:
         self._store = store
-        self._is_there = False
         self._audiences: dict[str, _Audience] = {}
 
     async def of(self, session_id: str) -> dict[str, str]:
         """Speaker → name. Raises: StoreError."""
-        # A store that takes no table now, and has none, has no names; its captions can be read.
-        with contextlib.suppress(StoreError):
-            await self._make_table()
-        query = select(_names.c.speaker, _names.c.name)
-        query = query.where(_names.c.session_id == session_id).order_by(_names.c.speaker)
-        try:
-            rows = await self._store._read(query)
-        except StoreError:
-            if self._is_there:
-                raise
-            return {}
-        return {row["speaker"]: row["name"] for row in rows}
+        return await self._store.names(session_id)
 
     async def give(self, session_id: str, changes: Mapping[str, str | None]) -> dict[str, str]:
         """Store the changes, all or none, and tell the audience; returns all names.
@@ -115,13 +83,7 @@ class SpeakerNames:
         named = {**await self.of(session_id), **changes}
         if sum(name is not None for name in named.values()) > NAMES_MAX:
             raise UnsupportedOption(f"a session has at most {NAMES_MAX} names; take some away")
-        await self._make_table()
-        of_session = _names.c.session_id == session_id
-        gone = delete(_names).where(of_session, _names.c.speaker.in_(list(changes)))
-        given = ((speaker, name) for speaker, name in changes.items() if name is not None)
-        written = [_insertion(session_id, speaker, name) for speaker, name in given]
-        complaint = f"no session {session_id}" if written else None
-        await self._store._writer.submit(Change((gone, *written), complaint))
+        await self._store.rename(session_id, changes)
         self._tell(session_id)
         return await self.of(session_id)
 
@@ -131,25 +93,12 @@ class SpeakerNames:
         audience.wakes.add(wake)
         return NameFeed(self, session_id, wake)
 
-    async def _make_table(self) -> None:
-        if not self._is_there:
-            await self._store._writer.submit(Change((text(_TABLE),)))
-            self._is_there = True
-
     def _tell(self, session_id: str) -> None:
         audience = self._audiences.get(session_id)
         if audience is not None:
             audience.changes += 1
             for wake in tuple(audience.wakes):
                 wake()
-
-
-def _insertion(session_id: str, speaker: str, name: str) -> Executable:
-    """None where the session was deleted meanwhile: an error would undo others' writes."""
-    sessions = schema.sessions.c.session_id
-    row = select(literal(session_id), literal(speaker), literal(name))
-    is_there = exists().where(sessions == session_id)
-    return insert(_names).from_select(["session_id", "speaker", "name"], row.where(is_there))
 
 
 class NameFeed:

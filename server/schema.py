@@ -95,6 +95,15 @@ servers = Table(
 )
 """Processes that use the store, each with the last time that it said so."""
 
+speaker_names = Table(
+    "speaker_names",
+    metadata,
+    Column("session_id", Text, ForeignKey("sessions.session_id"), primary_key=True),
+    Column("speaker", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+)
+"""What people call a session's speakers; the events keep the labels."""
+
 _FIRST = (
     """CREATE TABLE sessions (
         session_id TEXT NOT NULL PRIMARY KEY,
@@ -141,7 +150,16 @@ _DONE_AND_UNREAD = (
         WHERE resumable_until_us IS NOT NULL""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _OWNERS, _DONE_AND_UNREAD)
+_NAMES = (
+    """CREATE TABLE speaker_names (
+        session_id TEXT NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
+        speaker TEXT NOT NULL,
+        name TEXT NOT NULL,
+        PRIMARY KEY (session_id, speaker)
+    )""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _OWNERS, _DONE_AND_UNREAD, _NAMES)
 """Statements that lead from version n to n + 1, for each n from 0."""
 
 

@@ -11,7 +11,7 @@ than that of the last claim is refused.
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
@@ -288,6 +288,29 @@ class TranscriptStore:
             .limit(min(limit, EVENTS_PAGE_MAX))
         )
         return [orjson.loads(row["body"]) for row in await self._read(query)]
+
+    async def names(self, session_id: str) -> dict[str, str]:
+        """Speaker → name; empty for an unknown session."""
+        table = schema.speaker_names
+        query = select(table).where(table.c.session_id == session_id).order_by(table.c.speaker)
+        return {row["speaker"]: row["name"] for row in await self._read(query)}
+
+    async def rename(self, session_id: str, changes: Mapping[str, str | None]) -> None:
+        """Name speakers anew, or take their names away (None), all or none.
+
+        Raises: StoreError for an unknown session that is to have names.
+        """
+        table = schema.speaker_names
+        gone = delete(table).where(
+            table.c.session_id == session_id, table.c.speaker.in_(list(changes))
+        )
+        given = [(speaker, name) for speaker, name in changes.items() if name is not None]
+        # A session that was deleted meanwhile takes none: an error would undo others' writes.
+        is_there = exists().where(schema.sessions.c.session_id == session_id)
+        rows = (select(*map(literal, (session_id, *pair))).where(is_there) for pair in given)
+        written = [insert(table).from_select(list(table.c), row) for row in rows]
+        complaint = f"no session {session_id}" if written else None
+        await self._writer.submit(Change((gone, *written), complaint))
 
     async def delete_session(self, session_id: str) -> None:
         """Remove a session and every byte of its text from the database and its log.
