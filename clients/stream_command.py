@@ -38,8 +38,12 @@ from clients.tuning_options import (
     EndpointingMs,
     MaxDelayMs,
     PartialIntervalMs,
+    Speakers,
+    SpeakersMax,
+    SpeakersMin,
     Stability,
     StableOnly,
+    speaker_hints,
     tuning,
 )
 from streaming.events import Event, Final
@@ -171,12 +175,16 @@ def stream(
     max_delay_ms: MaxDelayMs = None,
     stability: Stability = None,
     stable_only: StableOnly = None,
+    speakers: Speakers = None,
+    speakers_min: SpeakersMin = None,
+    speakers_max: SpeakersMax = None,
 ) -> None:
     """Caption a sound file, the microphone (mic) or raw PCM on standard input (-)."""
     with ExitStack() as stack:
         try:
             source = _source(audio, encoding, sample_rate, channels, _names(channel_names))
             own = tuning(partial_interval_ms, endpointing_ms, max_delay_ms, stability, stable_only)
+            own |= speaker_hints(speakers, speakers_min, speakers_max)
             start = _start(source, language, task, prompt, keyword or [], diarize, partials, **own)
             meter = LatencyMeter()
             outputs = _outputs(stack, output, output_format, meter)

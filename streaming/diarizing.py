@@ -3,7 +3,8 @@
 Owns the chunks that wait and the names of the lane's speakers. Who speaks when is the tracker's to
 know, which caption that changes the lane's.
 
-Invariants: N1 text never waits for a speaker: chunks that waited too long are dropped, counted.
+Invariants: N1 text never waits for a speaker: chunks that waited too long are dropped, counted. A
+recording that is sent faster than it was spoken may wait for some seconds, for room in its buffer.
 """
 
 from collections import deque
@@ -16,11 +17,15 @@ from streaming.engines import Clusters, DiarizerProfile, Observation, SpeakerChu
 from streaming.grid_speakers import GridTracker
 from streaming.jobs import PATIENCE_NS, JobKind
 from streaming.publishing import SessionScope
-from streaming.speakers import SpeakerTracker, TrackerState
-from streaming.timeline import Span
+from streaming.speakers import SpeakerTracker, TrackerState, numbered
+from streaming.timeline import SAMPLE_RATE_HZ, Span
+from streaming.tuning import SpeakerHints
 from streaming.turns import Turn
 
 CHUNKS_PER_ASK_MAX = 16
+SLOW_NS = 5_000_000_000
+"""An engine that takes longer for chunks may never have heard all that waits: groups are then asked
+for beside them, or nobody would have a name before the end."""
 STATE_NAMES_MAX = 64
 
 
@@ -40,19 +45,45 @@ DueNs = Callable[[JobKind, int, int], int]
 """When the answer about audio up to a sample is due: (kind, sample, now_ns)."""
 
 
+def tracker_for(
+    profile: DiarizerProfile,
+    hints: SpeakerHints | None = None,
+    *,
+    name_of: Callable[[int], str] = numbered,
+) -> Tracker:
+    """The one that the diarizer's way of looking needs."""
+    hints = hints or SpeakerHints()
+    least, most = hints.speakers_min, hints.speakers_max
+    if profile.grid is None:
+        return SpeakerTracker(profile, name_of=name_of, speakers_min=least, speakers_max=most)
+    return GridTracker(
+        profile, profile.grid, name_of=name_of, speakers_min=least, speakers_max=most
+    )
+
+
 class SpeakerWork:
     """What is asked about the voices of one lane."""
 
     def __init__(
-        self, profile: DiarizerProfile | None, scope: SessionScope, chunk_age_samples_max: int
+        self,
+        profile: DiarizerProfile | None,
+        scope: SessionScope,
+        chunk_age_samples_max: int,
+        hints: SpeakerHints | None = None,
     ) -> None:
         self._profile = profile
+        self._hints = hints or SpeakerHints()
         self._scope = scope
         self._chunk_age_max = chunk_age_samples_max
         self._tracker: Tracker | None = None
         self._names: dict[int, str] = {}
         self._chunks: deque[Span] = deque()
+        self._taken_ns: deque[int] = deque()
+        """Since when each of them waits."""
         self._observing: tuple[Span, ...] = ()
+        self._observing_since_ns: int | None = None
+        """When the last chunks were asked about; None once it was seen how long that took."""
+        self._is_slow = False
         self._heard: set[str] = set()
         """Who had a turn before this object was made."""
         self._had_last_question = False
@@ -61,14 +92,8 @@ class SpeakerWork:
 
     def begin(self) -> None:
         """From now on the lane's voices are to be told apart; idempotent."""
-        profile = self._profile
-        if self._tracker is not None or profile is None:
-            return
-        self._tracker = (
-            SpeakerTracker(profile, name_of=self._name)
-            if profile.grid is None
-            else GridTracker(profile, profile.grid, name_of=self._name)
-        )
+        if self._tracker is None and self._profile is not None:
+            self._tracker = tracker_for(self._profile, self._hints, name_of=self._name)
 
     def _name(self, number: int) -> str:
         """Lanes share one series of names: the same number is another person elsewhere."""
@@ -142,11 +167,17 @@ class SpeakerWork:
             return []
         held = Span(buffer.start, max(buffer.start, min(judged, buffer.end)))
         self._tracker.receive_audio(held, is_last=is_last)
+        self._note_pace(now_ns)
         asks = [
             self._ask_chunks(self._tracker, buffer, judged, now_ns, due_ns),
             self._ask_clusters(self._tracker, now_ns, is_last=is_last),
         ]
         return [ask for ask in asks if ask is not None]
+
+    def _note_pace(self, now_ns: int) -> None:
+        if self._observing_since_ns is not None and not self._observing:
+            self._is_slow = now_ns - self._observing_since_ns > SLOW_NS
+            self._observing_since_ns = None
 
     def _ask_chunks(
         self,
@@ -158,24 +189,37 @@ class SpeakerWork:
     ) -> Ask | None:
         # Nobody speaks where there is no audio: muted for an hour, a lane asks nothing.
         self._chunks += [chunk for chunk in tracker.take_chunks() if buffer.has_audio(chunk)]
-        self._drop_late_chunks(judged - self._chunk_age_max)
+        self._taken_ns += [now_ns] * (len(self._chunks) - len(self._taken_ns))
+        self._drop_late_chunks(judged - self._chunk_age_max, now_ns)
         if self._observing or not self._chunks:
             return None
         count = min(len(self._chunks), CHUNKS_PER_ASK_MAX)
-        self._observing = chunks = tuple(self._chunks.popleft() for _ in range(count))
+        self._observing_since_ns = now_ns
+        self._observing = chunks = tuple(self._take_chunk() for _ in range(count))
         questions = tuple(SpeakerChunk(buffer.read(chunk)) for chunk in chunks)
         samples = sum(chunk.samples for chunk in chunks)
         due = due_ns(JobKind.OBSERVE, chunks[0].end, now_ns)
         return Ask(JobKind.OBSERVE, questions, samples, True, due, chunks)
 
-    def _drop_late_chunks(self, oldest: int) -> None:
+    def _take_chunk(self) -> Span:
+        self._taken_ns.popleft()
+        return self._chunks.popleft()
+
+    def _drop_late_chunks(self, oldest: int, now_ns: int) -> None:
+        """Those that are too far behind the audio, and have waited for half of that in time: a
+        recording that is sent faster than it was spoken leaves everything behind it at once."""
+        since_ns = now_ns - self._chunk_age_max * 500_000_000 // SAMPLE_RATE_HZ
         while self._observing and self._chunks and self._chunks[0].start < oldest:
-            self._chunks.popleft()
+            if self._taken_ns[0] > since_ns:
+                return
+            self._take_chunk()
             self._scope.stats.dropped_chunks += 1
 
     def _ask_clusters(self, tracker: Tracker, now_ns: int, *, is_last: bool) -> Ask | None:
-        if self._observing or self._chunks:
+        has_more = bool(self._observing or self._chunks)
+        if has_more and not self._is_slow:
             return None
+        is_last = is_last and not has_more
         self._had_last_question = is_last and not tracker.is_asked
         question = tracker.question(is_last=is_last)
         if question is None:
@@ -208,3 +252,4 @@ class SpeakerWork:
         """The diarizer does not answer, and the session cannot wait any longer."""
         self.has_given_up = True
         self._chunks.clear()
+        self._taken_ns.clear()

@@ -1,7 +1,7 @@
 """What a client may turn for its own session, within what the operator allows.
 
-Owns: how the optional fields of ``start`` change the server's options for endpointing, windows and
-partials, and the refusal of values that do not fit. Knows no settings file and no lane.
+Owns: how the optional fields of ``start`` change the server's options for endpointing, windows,
+partials and speakers, and the refusal of values that do not fit. Knows no settings file, no lane.
 
 Invariant U1: a field that is left out changes nothing; one that is refused names its range.
 """
@@ -24,6 +24,14 @@ class TuningLimits:
     """Each partial is paid for in engine time."""
     max_delay_ms_max: int = MAX_DELAY_MS_MAX
     """The buffer must hold so long a window."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerHints:
+    """How many people there are on a lane, as far as somebody knows; None: nobody does."""
+
+    speakers_min: int | None = None
+    speakers_max: int | None = None
 
 
 def tuned_endpointing(options: EndpointingOptions, start: Start) -> EndpointingOptions:
@@ -63,3 +71,19 @@ def tuned_partials(options: PartialOptions, start: Start) -> PartialOptions:
     stability = options.stability if start.stability is None else start.stability
     stable_only = options.stable_only if start.stable_only is None else start.stable_only
     return PartialOptions(stability, stable_only)
+
+
+def hinted_speakers(start: Start) -> SpeakerHints:
+    """How many people the client expects. Raises: UnsupportedOption where that is contradictory."""
+    least, most = start.speakers_min, start.speakers_max
+    if start.speakers is not None:
+        if least is not None or most is not None:
+            raise UnsupportedOption(
+                "speakers is an exact number; leave speakers_min and speakers_max away with it"
+            )
+        least = most = start.speakers
+    if least is not None and most is not None and least > most:
+        raise UnsupportedOption(
+            f"speakers_min {least} is more than speakers_max {most}; give at most {most}"
+        )
+    return SpeakerHints(least, most)

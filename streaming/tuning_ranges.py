@@ -8,3 +8,5 @@ MAX_DELAY_MS_MIN, MAX_DELAY_MS_MAX = 3_000, 30_000
 """Below, words lose the context that they are understood by; Whisper hears 30 s."""
 STABILITY_MAX = 5
 """Hypotheses that must agree: at a second apart, the utterance is mostly over by then."""
+SPEAKERS_MAX = 50
+"""Of a hint: more people than anybody tells apart on one channel."""

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from streaming import tuning_ranges as ranges
 from streaming.errors import BadMessage
 from streaming.events import (
     CaptionWord,
@@ -36,7 +35,32 @@ from streaming.events import (
     SpeechEnded,
     SpeechStarted,
 )
+from streaming.session_options import (
+    CHANNELS_MAX,
+    KEYWORDS_MAX,
+    NAME_CHARACTERS_MAX,
+    PROMPT_CHARACTERS_MAX,
+    SAMPLE_RATE_HZ_MAX,
+    SAMPLE_RATE_HZ_MIN,
+    AudioFormat,
+    Encoding,
+    Message,
+    Name,
+    Start,
+)
 from streaming.timeline import Span, samples_from_seconds, seconds
+
+__all__ = [  # what ``session_options`` has for whoever speaks the protocol; the rest is made here
+    "CHANNELS_MAX",
+    "KEYWORDS_MAX",
+    "NAME_CHARACTERS_MAX",
+    "PROMPT_CHARACTERS_MAX",
+    "SAMPLE_RATE_HZ_MAX",
+    "SAMPLE_RATE_HZ_MIN",
+    "AudioFormat",
+    "Encoding",
+    "Start",
+]
 
 SUBPROTOCOL = "captiond.v1"
 STREAM_PATH = "/v1/stream"
@@ -45,61 +69,10 @@ CONTROL_MESSAGE_BYTES_MAX = 64 * 1024
 """A start message with every option at its limit is under 20 kB."""
 AUDIO_MESSAGE_BYTES_MAX = 256 * 1024
 """8 s of 16 kHz PCM16: far above any live packet, far below a memory attack."""
-SAMPLE_RATE_HZ_MIN, SAMPLE_RATE_HZ_MAX = 4_000, 384_000
-"""Below, no speech is left; above, no microphone goes."""
-CHANNELS_MAX = 20
-"""Deepgram's limit for multichannel audio, so that adapters can offer the same."""
-PROMPT_CHARACTERS_MAX = 2_000
-"""Whisper reads 224 tokens of a prompt, about 900 characters of English."""
-KEYWORDS_MAX = 100
-NAME_CHARACTERS_MAX = 80
 SKIP_MS_MAX = 24 * 3600 * 1000
 
-Encoding = Literal["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]
 
-
-class _Message(BaseModel):
-    # Unknown fields are refused: a misspelt option would otherwise be ignored in silence.
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS_MAX)]
-
-
-class AudioFormat(_Message):
-    """How the client's bytes are to be read."""
-
-    encoding: Encoding = "pcm_s16le"
-    sample_rate: int = Field(16_000, ge=SAMPLE_RATE_HZ_MIN, le=SAMPLE_RATE_HZ_MAX)
-    channels: int = Field(1, ge=1, le=CHANNELS_MAX)
-    channel_names: list[Name | None] | None = Field(None, max_length=CHANNELS_MAX)
-    tagged: bool = False
-
-
-class Start(_Message):
-    """Opens a session. Every field but ``type`` may be left out."""
-
-    type: Literal["start"] = "start"
-    audio: AudioFormat = AudioFormat()
-    language: str | None = Field(None, pattern="^[a-z]{2,3}$")
-    task: Literal["transcribe", "translate"] = "transcribe"
-    prompt: str | None = Field(None, max_length=PROMPT_CHARACTERS_MAX)
-    keywords: list[Name] = Field([], max_length=KEYWORDS_MAX)
-    diarize: bool = True
-    partials: bool = True
-    words: bool = True
-    partial_interval_ms: int | None = Field(
-        None, ge=ranges.PARTIAL_INTERVAL_MS_MIN, le=ranges.PARTIAL_INTERVAL_MS_MAX
-    )
-    endpointing_ms: int | None = Field(
-        None, ge=ranges.ENDPOINTING_MS_MIN, le=ranges.ENDPOINTING_MS_MAX
-    )
-    max_delay_ms: int | None = Field(None, ge=ranges.MAX_DELAY_MS_MIN, le=ranges.MAX_DELAY_MS_MAX)
-    stability: int | None = Field(None, ge=1, le=ranges.STABILITY_MAX)
-    stable_only: bool | None = None
-
-
-class Resume(_Message):
+class Resume(Message):
     """Continues a session on a new connection, or as a second reader takes it over."""
 
     type: Literal["resume"] = "resume"
@@ -111,7 +84,7 @@ class Resume(_Message):
 LaneNumber = Annotated[int, Field(ge=0, lt=CHANNELS_MAX)]
 
 
-class Lane(_Message):
+class Lane(Message):
     """Adds a lane of tagged audio, or says whose it is from now on."""
 
     type: Literal["lane"] = "lane"
@@ -120,7 +93,7 @@ class Lane(_Message):
     """None: several people, or one whose name is not known."""
 
 
-class Skip(_Message):
+class Skip(Message):
     """Time passed without audio: muted, or a discontinuous source."""
 
     type: Literal["skip"] = "skip"
@@ -129,13 +102,13 @@ class Skip(_Message):
     """Of tagged audio; None: for all lanes."""
 
 
-class Flush(_Message):
+class Flush(Message):
     """Closes the open utterances now."""
 
     type: Literal["flush"] = "flush"
 
 
-class Configure(_Message):
+class Configure(Message):
     """Changes options of a running session; what is left out stays."""
 
     type: Literal["configure"] = "configure"
@@ -144,7 +117,7 @@ class Configure(_Message):
     keywords: list[Name] | None = Field(None, max_length=KEYWORDS_MAX)
 
 
-class End(_Message):
+class End(Message):
     """No more audio: finish every caption, then close."""
 
     type: Literal["end"] = "end"

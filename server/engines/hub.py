@@ -38,6 +38,11 @@ class ModelSource:
     """True where no file may be asked of the hub: a folder, or a hub that cannot be reached."""
 
 
+SHIPPED_PIPELINE = "shipped"
+"""The diarization pipeline of models that come with captiond, or are installed beside it. A folder
+of that name is ``./shipped``."""
+
+
 def find_source(model: str, flag: str) -> ModelSource:
     """Blocks for the probe of the hub at most. Raises: EngineUnavailable."""
     if is_folder_name(model):

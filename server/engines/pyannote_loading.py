@@ -1,7 +1,8 @@
 """Opens a pyannote.audio pipeline, or says in one line what is wrong with it and what to do.
 
-A folder or a hub id. Its models are pickles, and pyannote opens them with ``weights_only=False``,
-which runs whatever is in them: so there is no default, and only an operator can name one.
+A folder, a hub id, or ``shipped``. Models of the former are pickles, and pyannote opens them with
+``weights_only=False``, which runs whatever is in them: so there is no default, and only an operator
+can name one.
 """
 
 import contextlib
@@ -12,10 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from server.engines.errors import EngineUnavailable
-from server.engines.hub import ModelSource, find_source, hub_errors, is_folder_name
+from server.engines.hub import (
+    SHIPPED_PIPELINE,
+    ModelSource,
+    find_source,
+    hub_errors,
+    is_folder_name,
+)
 from server.engines.hub_files import first_line
 from server.engines.registry import EngineSpec, check_options
 from streaming.timeline import SAMPLE_RATE_HZ
@@ -38,9 +45,11 @@ def load_pipeline(spec: EngineSpec) -> tuple[str, Any]:
     check_options(spec, OPTIONS)
     if spec.model is None:
         raise EngineUnavailable(
-            f"pyannote needs a pipeline: give {FLAG} a folder, or a hub id such as {_EXAMPLE}, "
-            "whose conditions must be accepted on its page"
+            f"pyannote needs a pipeline: give {FLAG} {SHIPPED_PIPELINE} for captiond's own, a "
+            f"folder, or a hub id such as {_EXAMPLE}, whose conditions must be accepted on its page"
         )
+    if spec.model == SHIPPED_PIPELINE:
+        return _shipped(spec)
     source = find_source(spec.model, FLAG)
     from server.engines.torch_setup import prepare_torch
 
@@ -52,6 +61,21 @@ def load_pipeline(spec: EngineSpec) -> tuple[str, Any]:
             if not is_folder_name(part) and find_source(part, FLAG).is_offline:
                 _stay_offline()
         return source.name, _open(source, spec)
+
+
+def _shipped(spec: EngineSpec) -> tuple[str, Any]:
+    if (device := spec.options.get("device", "cpu")) != "cpu":
+        raise EngineUnavailable(
+            f"{SHIPPED_PIPELINE} computes on the processor, not on {device}; leave the option "
+            f"device away, or give {FLAG} another pipeline"
+        )
+    from server.engines.torch_setup import prepare_torch
+
+    prepare_torch(spec.threads)
+    # After ``prepare_torch``; the imports take seconds.
+    from server.engines.shipped_pipeline import build_shipped_pipeline
+
+    return SHIPPED_PIPELINE, build_shipped_pipeline()
 
 
 def read_parts(config_file: Path, source: ModelSource) -> list[str]:

@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
 from clients.reconnect import Retry
 from clients.stream import CaptionStream
 from streaming.events import Done, Event, Final
-from streaming.scripted_audio import word_text
-from tests.clients.conftest import scripted_clip
+from streaming.scripted_audio import encode_silence, encode_word, word_text
+from tests.clients.conftest import scripted_clip, serving
 
 pytestmark = pytest.mark.slow
 
@@ -161,3 +162,22 @@ def test_a_refusal_is_one_line_and_exit_code_one(real_server: str, clip: Path) -
     refused = run_command(f"{real_server}/v1/elsewhere", clip, "--format", "txt")
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_command_says_how_many_people_there_are(tmp_path: Path) -> None:
+    people = [encode_word(15, number, speaker=number // 8) for number in range(16)]
+    path = tmp_path / "two.wav"
+    soundfile.write(path, np.concatenate([*people, encode_silence(RATE)]), RATE, subtype="PCM_16")
+
+    def speakers_told(*options: str) -> int:
+        printed = run_command(address, path, "--format", "ndjson", *options)
+        assert (printed.returncode, printed.stderr) == (0, "")
+        return int(json.loads(printed.stdout.splitlines()[-1])["speakers"])
+
+    with serving(tmp_path, "--diarizer", "scripted") as address:
+        assert speakers_told() == 2
+        assert speakers_told("--speakers", "1") == 1
+        refused = run_command(address, path, "--speakers", "2", "--speakers-max", "3")
+    assert refused.returncode == 1
+    assert "speakers is an exact number" in refused.stderr

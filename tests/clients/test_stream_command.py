@@ -142,6 +142,8 @@ def wav(tmp_path: Path) -> str:
         (["--output", "x.doc"], ".srt"),
         (["--packet-ms", "0"], "packet-ms"),
         (["--format", "pdf"], "pdf"),
+        (["--speakers", "0"], "--speakers: "),
+        (["--speakers-max", "51"], "--speakers-max: "),
     ],
 )
 def test_wrong_usage_exits_with_two_and_one_sentence(

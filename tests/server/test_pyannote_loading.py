@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from server.engines.errors import EngineUnavailable
-from server.engines.hub import ModelSource
+from server.engines.hub import SHIPPED_PIPELINE, ModelSource
 from server.engines.pyannote_loading import load_pipeline, read_parts
 from server.engines.registry import EngineSpec, OptionValue
 from streaming.events import SessionStage
@@ -42,6 +42,10 @@ def folder_with(path: Path, content: Any) -> Path:
 
 def test_no_model_names_one_and_its_conditions() -> None:
     assert "pyannote/speaker-diarization-community-1" in refusal(None)
+
+
+def test_captionds_own_pipeline_is_for_the_processor() -> None:
+    assert "on the processor, not on cuda" in refusal(SHIPPED_PIPELINE, device="cuda")
 
 
 def test_an_unknown_option(tmp_path: Path) -> None:

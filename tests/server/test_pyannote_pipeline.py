@@ -9,10 +9,11 @@ import pytest
 
 from server.engines.pyannote_pipeline import PyannoteDiarizer
 from server.engines.registry import EngineSpec, build
+from streaming.diarizing import Tracker, tracker_for
 from streaming.engines import ClusterQuestion, Observation, Samples, SpeakerChunk
 from streaming.events import SessionStage
-from streaming.grid_speakers import GridTracker
 from streaming.timeline import SAMPLE_RATE_HZ, Span
+from streaming.tuning import SpeakerHints
 from streaming.turns import Turn
 from tests.tiny_pyannote import CHUNK_SECONDS, DIMENSION, build_pipeline
 
@@ -38,6 +39,13 @@ def diarizer(folder: Path) -> PyannoteDiarizer:
 
 
 @pytest.fixture(scope="module")
+def fine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grouping so fine that random weights have several voices."""
+    grouping = {"threshold": 0.3, "Fa": 0.5, "Fb": 0.01}
+    return build_pipeline(tmp_path_factory.mktemp("fine"), grouping=grouping)
+
+
+@pytest.fixture(scope="module")
 def agglomerative(tmp_path_factory: pytest.TempPathFactory) -> PyannoteDiarizer:
     """Older pipelines: no powerset, other clustering."""
     folder = tmp_path_factory.mktemp("ahc")
@@ -56,7 +64,7 @@ def sound(samples: int, seed: int = 0) -> Samples:
     return np.asarray(np.clip(whole, -32_768, 32_767), np.int16)
 
 
-def pipelines_own(folder: Path, samples: Samples) -> tuple[dict[str, Any], Any]:
+def pipelines_own(folder: Path, samples: Samples, **hints: int) -> tuple[dict[str, Any], Any]:
     """What the pipeline's stages hand on, and its output."""
     import torch
     from pyannote.audio import Pipeline
@@ -70,7 +78,7 @@ def pipelines_own(folder: Path, samples: Samples) -> tuple[dict[str, Any], Any]:
     waveform = torch.from_numpy(samples.astype(np.float32) / 32768)[None]
     file = {"waveform": waveform, "sample_rate": SAMPLE_RATE_HZ, "uri": "x"}
     pipeline: Any = Pipeline.from_pretrained(folder)
-    return found, pipeline(file, hook=keep)
+    return found, pipeline(file, hook=keep, **hints)
 
 
 @pytest.mark.parametrize("seconds", [CHUNK_SECONDS, 2.5])
@@ -187,11 +195,11 @@ def renamed(turns: Sequence[Turn]) -> list[tuple[Span, int]]:
     return [(t.span, numbers.setdefault(t.speaker, len(numbers))) for t in turns]
 
 
-def tracked(engine: PyannoteDiarizer, audio: Samples, step: int) -> GridTracker:
+def tracked(
+    engine: PyannoteDiarizer, audio: Samples, step: int, hints: SpeakerHints | None = None
+) -> Tracker:
     """As a session would, however the audio came."""
-    grid = engine.profile.grid
-    assert grid is not None
-    tracker = GridTracker(engine.profile, grid)
+    tracker = tracker_for(engine.profile, hints)
     for end in [*range(step, len(audio), step), len(audio)]:
         is_last = end == len(audio)
         tracker.receive_audio(Span(0, end), is_last=is_last)
@@ -225,6 +233,20 @@ def test_turns_in_the_end_are_those_of_the_pipeline_on_the_whole(
     assert len(theirs) >= 20
     assert renamed(tracker.turns()) == renamed(theirs)
     assert (tracker.embeddings_dropped, tracker.answers_dropped) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [({"max_speakers": 2}, SpeakerHints(None, 2)), ({"num_speakers": 4}, SpeakerHints(4, 4))],
+)
+def test_a_number_of_speakers_means_what_it_means_to_the_pipeline(
+    theirs: dict[str, int], ours: SpeakerHints, fine: Path
+) -> None:
+    audio = sound(int(8.3 * SAMPLE_RATE_HZ), seed=5)
+    expected = turns_of(pipelines_own(fine, audio, **theirs)[1])
+    tracker = tracked(diarizer_over(fine), audio, 3 * SAMPLE_RATE_HZ, ours)
+    assert renamed(tracker.turns()) == renamed(expected)
+    assert len({turn.speaker for turn in expected}) == ours.speakers_max
 
 
 def test_pyannote_does_not_report_home(diarizer: PyannoteDiarizer) -> None:

@@ -245,6 +245,14 @@ def check_voices(events: Sequence[Event], lane: int, spoken: Sequence[SpokenWord
     assert pairs.total() - agreed <= 2 * changes, f"names by voice on lane {lane}: {dict(pairs)}"
 
 
+@check
+def check_named(events: Sequence[Event], lane: int, spoken: Sequence[SpokenWord]) -> None:
+    """Somebody's voice is in every word that was said, where all audio was looked at."""
+    texts = {word.text for word in spoken}
+    unnamed = [text for text, name in _named(events, lane) if name is None and text in texts]
+    assert not unnamed, f"nobody has said {unnamed} on lane {lane}"
+
+
 def _named(events: Sequence[Event], lane: int) -> Iterator[tuple[str, str | None]]:
     """Each word of a lane, and its speaker after all revisions."""
     speakers: dict[str, list[str | None]] = {}

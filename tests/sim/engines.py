@@ -6,6 +6,7 @@ late, twice, absurd or misshapen.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from server.dispatch import CALL_SECONDS_BASE, call_seconds_max
 from streaming.batching import Batch, BatchLimits, Scheduler
-from streaming.engines import Hypothesis, RecognizerProfile, SpeechWindow, Word
+from streaming.engines import Hypothesis, RecognizerProfile, SpeakerChunk, SpeechWindow, Word
 from streaming.events import SessionStage
 from streaming.jobs import Answer, Job, JobKind
 from streaming.scripted_audio import CARRIER_SAMPLES, decode_words, loud_frames
@@ -40,6 +41,9 @@ class Asker(Protocol):
 
     @property
     def is_exact(self) -> bool: ...
+
+    @property
+    def chunk_samples(self) -> int | None: ...
 
     def receive(self, job: Job, answers: Sequence[Answer] | None, engine_ns: int) -> None: ...
 
@@ -156,7 +160,16 @@ class Stage:
     def _answer(self, job: Job) -> Answers:
         if job.kind is JobKind.RECOGNIZE and not self._askers[job.session_id].is_exact:
             return [_loud_words(q) for q in job.questions if isinstance(q, SpeechWindow)]
-        return self._engines.answer(job) or []
+        return self._engines.answer(self._padded(job)) or []
+
+    def _padded(self, job: Job) -> Job:
+        """On a grid the activity of a short chunk is that of a whole one."""
+        size = self._askers[job.session_id].chunk_samples
+        if job.kind is not JobKind.OBSERVE or size is None:
+            return job
+        questions = (q for q in job.questions if isinstance(q, SpeakerChunk))
+        padded = (np.pad(q.samples, (0, size - len(q.samples))) for q in questions)
+        return replace(job, questions=tuple(SpeakerChunk(samples) for samples in padded))
 
     def _deliver(self, jobs: list[Job], answers: Answers | None, engine_ns: int) -> None:
         start = 0

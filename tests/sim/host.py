@@ -7,11 +7,11 @@ asked, what failed, what was lied about. Decides nothing that a session decides.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from streaming.checkpoint import decode
 from streaming.endpointing import EndpointingOptions
-from streaming.engines import Hypothesis, SpeechWindow
+from streaming.engines import DiarizerProfile, FrameGrid, Hypothesis, SpeechWindow
 from streaming.errors import BadAudio, ClientError, Draining, InternalError
 from streaming.eventlog import ENTRIES_MAX
 from streaming.events import Gap, SessionStage
@@ -25,10 +25,16 @@ from tests.fakes import lane_options
 from tests.sim import watchers
 from tests.sim.engines import Stage
 from tests.sim.readers import Connection, Viewer
-from tests.sim.script import Script
+from tests.sim.script import VOICES_MAX, Script
 from tests.sim.store import Store
 from tests.sim.weather import Fault, Way
 from tests.sim.world import SECOND, World
+
+GRIDS = (
+    DiarizerProfile(25_600, 6_400, 4_800, grid=FrameGrid(1.6, 0.4, 0.032, 0.032, 0.0)),
+    DiarizerProfile(51_200, 6_400, 4_800, grid=FrameGrid(3.2, 0.4, 0.032, 0.032, 0.1)),
+)
+"""Of diarizers that look at all audio; a frame is as long as one of the scripted diarizer's."""
 
 
 @dataclass
@@ -43,6 +49,8 @@ class Books:
     """Per lane, windows whose words are nonsense."""
     has_odd_speakers: bool = False
     """The diarizer lied, failed or was not asked about something."""
+    chunks: dict[int, set[Span]] = field(default_factory=dict)
+    """Per lane, what the diarizer was asked about since the last crash."""
     stale_answers: int = 0
     in_flight: dict[int, Job] = field(default_factory=dict)
     is_reconfigured: bool = False
@@ -84,6 +92,10 @@ class Host:
             windows=WindowOptions(cap_ms=cap_ms, hop_ms=lots.choice([200, 300, 1_000])),
             endpointing=EndpointingOptions(hangover_ms=lots.choice([300, 600])),
         )
+        diarizer = world.lots(f"diarizer {index}").choice([None, *GRIDS])
+        self.has_grid = diarizer is not None
+        if diarizer is not None:
+            self._options = replace(self._options, diarizer=diarizer)
         self._epoch = 0
         self.session = self._new_session()
         # A short session would never come to the bound that a long one has.
@@ -129,6 +141,19 @@ class Host:
         return is_asked and not self.books.has_odd_speakers
 
     @property
+    def has_too_few_voices(self) -> bool:
+        """The client has said that there are fewer people than may speak, or just as many."""
+        start = self.script.start
+        return (start.speakers or start.speakers_max or VOICES_MAX) < VOICES_MAX
+
+    @property
+    def chunk_samples(self) -> int | None:
+        """What its diarizer is shown of each chunk, silence behind a shorter one; None where that
+        is the chunk as it is."""
+        profile = self._options.diarizer
+        return profile.chunk_samples if self.has_grid and profile is not None else None
+
+    @property
     def is_over(self) -> bool:
         """The last event is stored."""
         log = self.session.log
@@ -158,6 +183,7 @@ class Host:
         gaps = Counter(event.lane for event in stored if isinstance(event, Gap))
         self.books.lost_finals = gaps
         self.books.in_flight.clear()
+        self.books.chunks.clear()
         self.books.has_odd_speakers = True
 
     def is_there(self) -> bool:
@@ -254,6 +280,8 @@ class Host:
             self.session.receive_failure(job.number)
         else:
             self.session.receive_result(job.number, answers, engine_ns, self._world.now_ns)
+        if job.kind is JobKind.OBSERVE:
+            watchers.check_evidence(self.session)
         self.step()
 
     def receive_again(self, job: Job, answers: Sequence[Answer]) -> None:
@@ -306,6 +334,10 @@ class Host:
                 and len(window.samples) >= self._cap_ms * SAMPLES_PER_MS
             ):
                 self._world.go(Way.CUT)
+        if job.kind is JobKind.OBSERVE:
+            chunks = self.session._pending[job.number][1].subject
+            assert isinstance(chunks, tuple)
+            watchers.check_chunks(self.books.chunks.setdefault(job.lane, set()), chunks)
         self.books.in_flight[job.number] = job
         watchers.check_in_flight(self.books.in_flight.values())
         self._stages[job.stage].add(job)

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from streaming import audio, listening, recognition
+from streaming import audio, grid_speakers, listening, recognition
 from streaming.audio import PcmDecoder
 from streaming.batching import BatchLimits, Scheduler
 from streaming.buffer import SampleBuffer
@@ -23,7 +23,8 @@ from streaming.endpointing import Endpointer, Offset
 from streaming.engines import Hypothesis, Word
 from streaming.eventlog import Cursor, EventLog
 from streaming.events import DurableEvent, Event, Final, GapReason, Partial, PassingEvent
-from streaming.intake import TaggedIntake
+from streaming.grid_speakers import GridTracker
+from streaming.intake import InterleavedIntake, TaggedIntake
 from streaming.lane import Lane
 from streaming.listening import Listener
 from streaming.publishing import Publisher
@@ -35,6 +36,7 @@ from streaming.recognition import (
     words_on_lane,
 )
 from streaming.session import Session
+from streaming.stitching import runs_of
 from streaming.timeline import Span
 from streaming.turns import Turn
 from tests.sim.whole import NOTHING_BREAKS, run_seed
@@ -324,6 +326,59 @@ def _utterance_forgotten_in_a_crash() -> Planted:
     return patch.object(Recognition, "resume", lambda lane, states: resume(lane, states[1:]))
 
 
+# Speakers of a diarizer that looks at all audio
+
+
+def _last_chunk_not_taken() -> Planted:
+    return patch.object(GridTracker, "_take_last", lambda tracker: [])
+
+
+def _last_chunk_taken_again() -> Planted:
+    take = GridTracker._take_last
+
+    def forgetful(tracker: GridTracker) -> list[Span]:
+        chunks = take(tracker)
+        tracker._last_taken = tracker._taken_until = None
+        return chunks
+
+    return patch.object(GridTracker, "_take_last", forgetful)
+
+
+def _chunk_left_out() -> Planted:
+    take = GridTracker.take_chunks
+
+    return patch.object(GridTracker, "take_chunks", lambda tracker: take(tracker)[:1])
+
+
+def _provisional_evidence_kept() -> Planted:
+    def keep(tracker: GridTracker) -> None:
+        tracker._provisional = None
+
+    return patch.object(GridTracker, "_forget_provisional", keep)
+
+
+def _new_groups_not_shown() -> Planted:
+    return patch.object(GridTracker, "_forget_turns", lambda tracker: None)
+
+
+def _turns_too_late() -> Planted:
+    def late(active: Any, grid: Any, first: int) -> list[Span]:
+        return [span.shifted(32_000) for span in runs_of(active, grid, first)]
+
+    return patch.object(grid_speakers, "runs_of", late)
+
+
+def _grid_from_the_beginning() -> Planted:
+    def receive(tracker: GridTracker, held: Span, *, is_last: bool) -> None:
+        tracker._held, tracker._is_ended = held, is_last
+
+    return patch.object(GridTracker, "receive_audio", receive)
+
+
+def _restart_inside_a_mute() -> Planted:
+    return patch.object(InterleavedIntake, "_note_skip", lambda intake, first, end: None)
+
+
 WORDS = ("check_words", "check_ack_is_safe")
 """Words that are missing are noticed at the end, or when a client may forget their audio."""
 
@@ -347,7 +402,7 @@ MUTANTS = (
     Mutant("ack before store", _early_acknowledgement, ("check_ack_is_safe",)),
     Mutant("seq skipped", _skipped_seq, ("check_rows",)),
     Mutant("double closing", _double_closing, ("check_closing",)),
-    Mutant("withdrawal lost", _lost_withdrawal, ("check_partials",), first_seed=39),
+    Mutant("withdrawal lost", _lost_withdrawal, ("check_partials",), first_seed=266),
     Mutant("name shared by two lanes", _shared_name, ("check_speakers",)),
     Mutant(
         "everybody is the first speaker", _one_voice_for_all, ("check_voices", "check_speakers")
@@ -377,5 +432,13 @@ MUTANTS = (
         (*WORDS, NOTHING_BREAKS),
         first_seed=26,
     ),
+    Mutant("last chunk of the grid not taken", _last_chunk_not_taken, ("check_named",)),
+    Mutant("last chunk of the grid taken again", _last_chunk_taken_again, ("check_chunks",), 19),
+    Mutant("chunk of the grid left out", _chunk_left_out, ("check_named", "check_voices"), 17),
+    Mutant("provisional evidence kept", _provisional_evidence_kept, ("check_evidence",)),
+    Mutant("new groups not shown", _new_groups_not_shown, ("check_named", "check_voices"), 13),
+    Mutant("turns of the grid too late", _turns_too_late, ("check_voices", "check_named")),
+    Mutant("grid from the beginning after a crash", _grid_from_the_beginning, (NOTHING_BREAKS,)),
+    Mutant("restart inside a mute", _restart_inside_a_mute, ("check_progress",), first_seed=33),
     Mutant("impossible times believed", _times_believed, ("check_captions", NOTHING_BREAKS)),
 )

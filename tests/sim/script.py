@@ -19,6 +19,9 @@ from streaming.scripted_audio import CARRIER_SAMPLES, encode_word, word_text
 from streaming.timeline import SAMPLE_RATE_HZ, Span
 from streaming.wire import AudioFormat, Encoding, Start
 
+VOICES_MAX = 3
+"""Of one lane."""
+
 
 @dataclass(frozen=True, slots=True)
 class SpokenWord:
@@ -169,6 +172,21 @@ def draw_start(lots: random.Random, audio: AudioFormat) -> Start:
     )
 
 
+def draw_hints(lots: random.Random, start: Start) -> Start:
+    """How many people the client says there are, right or wrong; mostly nothing."""
+    least, most = lots.choice([(1, 1), (1, 2), (2, 2), (2, 3), (3, 8), (None, 3), (2, None)])
+    hints: dict[str, int | None] = lots.choice(
+        [
+            {},
+            {},
+            {},
+            {"speakers": lots.randrange(1, 5)},
+            {"speakers_min": least, "speakers_max": most},
+        ]
+    )
+    return start.model_copy(update=hints)
+
+
 ITEM_BYTES: dict[Encoding, int] = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}
 
 
@@ -187,7 +205,7 @@ def talk(lots: random.Random, stream: int, samples: int) -> tuple[Samples, Spoke
         position = span.end + lots.choice([0, 1_024]) + lots.choice(pauses)
         number += 1
         if lots.random() < 0.05:
-            speaker = lots.randrange(3)
+            speaker = lots.randrange(VOICES_MAX)
     return audio, tuple(spoken)
 
 

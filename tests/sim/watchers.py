@@ -12,6 +12,7 @@ from typing import ParamSpec
 
 from streaming.engines import ACTIVITY_FRAME_SAMPLES, ActivityWindow, SpeechWindow
 from streaming.events import DurableEvent, Event, Final, Gap
+from streaming.grid_speakers import GridTracker
 from streaming.jobs import Job
 from streaming.session import BUFFER_MARGIN_SAMPLES, Session
 from streaming.timeline import Span
@@ -99,6 +100,26 @@ def check_in_flight(jobs: Iterable[Job]) -> None:
     """A lane asks each engine one thing at a time (of the recognizer: a final and a partial)."""
     asked = Counter((job.lane, job.kind, job.is_final) for job in jobs)
     assert all(n == 1 for n in asked.values()), f"asked more than once at a time: {asked}"
+
+
+@check
+def check_chunks(taken: set[Span], chunks: Iterable[Span]) -> None:
+    """The diarizer is asked about each chunk of a lane once; ``taken`` remembers them."""
+    for chunk in chunks:
+        assert chunk not in taken, f"the diarizer is asked about {chunk} again"
+        taken.add(chunk)
+
+
+@check
+def check_evidence(session: Session) -> None:
+    """On a grid, evidence is that of chunks that are held, and of no other ones."""
+    for lane in session._lanes.values():
+        tracker = lane._speakers._tracker
+        if isinstance(tracker, GridTracker):
+            chunks = [*tracker._chunks, *([tracker._provisional] if tracker._provisional else [])]
+            held = {id(item) for chunk in chunks for item in chunk.evidence}
+            items = {id(item) for item in tracker._evidence._items}
+            assert items <= held, f"evidence of {len(items - held)} voices of no chunk"
 
 
 @check

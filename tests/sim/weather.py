@@ -56,6 +56,8 @@ class Way(StrEnum):
     PAUSE = "server pause"
     IDLE_FLUSH = "idle flush"
     NO_DIARIZER = "no diarizer"
+    GRID = "diarizer that looks at all audio"
+    HINTS = "number of speakers given"
     NO_PARTIALS = "no partials"
     TUNED = "tuned session"
     STABLE_ONLY = "stable words only"

@@ -6,7 +6,7 @@ First faults are on; then they are off, and every session must end within a boun
 import hashlib
 import traceback
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streaming.events import (
     Degraded,
@@ -23,7 +23,7 @@ from tests.sim import checkers
 from tests.sim.engines import Asker, Stage
 from tests.sim.host import Host
 from tests.sim.readers import Viewer
-from tests.sim.script import draw_script
+from tests.sim.script import draw_hints, draw_script
 from tests.sim.store import Store
 from tests.sim.tagged import draw_tagged
 from tests.sim.talker import Talker
@@ -95,6 +95,8 @@ class SessionWorld:
             own = world.lots(f"script {index}")
             draw = draw_tagged if own.random() < 0.2 else draw_script
             script = draw(own, index + 1)
+            start = draw_hints(world.lots(f"hints {index}"), script.start)
+            script = replace(script, start=start)
             host = Host(world, index, script, stages, self._store)
             askers[host.id] = host
             self.hosts.append(host)
@@ -153,6 +155,8 @@ class SessionWorld:
             Way.RESAMPLED: audio.sample_rate != SAMPLE_RATE_HZ,
             Way.FILE_SPEED: not host.script.is_live,
             Way.NO_DIARIZER: not start.diarize,
+            Way.GRID: start.diarize and host.has_grid,
+            Way.HINTS: bool(start.speakers or start.speakers_min or start.speakers_max),
             Way.NO_PARTIALS: not start.partials,
             Way.TUNED: start.max_delay_ms is not None or start.endpointing_ms is not None,
             Way.STABLE_ONLY: bool(start.stable_only),
@@ -227,7 +231,11 @@ class SessionWorld:
             )
             lies = books.lies.get(lane, [])
             checkers.check_words(events, lane, arrived, books.cuts(lane), lies)
-            if host.is_well_diarized and host.script.names[lane] is None:
+            if not host.is_well_diarized or host.script.names[lane] is not None:
+                continue
+            if host.has_grid:
+                checkers.check_named(events, lane, arrived)
+            if not host.has_too_few_voices:
                 checkers.check_voices(events, lane, arrived)
 
     def _note_event(self, event: Event) -> None:

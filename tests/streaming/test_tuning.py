@@ -9,7 +9,14 @@ from streaming.errors import UnsupportedOption
 from streaming.events import Final, Partial
 from streaming.partials import PartialOptions
 from streaming.timeline import SAMPLE_RATE_HZ
-from streaming.tuning import TuningLimits, tuned_endpointing, tuned_partials, tuned_windows
+from streaming.tuning import (
+    SpeakerHints,
+    TuningLimits,
+    hinted_speakers,
+    tuned_endpointing,
+    tuned_partials,
+    tuned_windows,
+)
 from streaming.windows import WindowOptions
 from streaming.wire import Start
 from tests.fakes import desk, of_type, silence, speech, words_of
@@ -61,6 +68,39 @@ def test_a_short_silence_shortens_the_tail() -> None:
 def test_what_does_not_fit_is_refused_with_its_range(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(UnsupportedOption, match=said):
         tuned_windows(WINDOWS, Start(**fields), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "hints"),
+    [
+        ({}, SpeakerHints()),
+        ({"speakers": 2}, SpeakerHints(2, 2)),
+        ({"speakers_min": 2}, SpeakerHints(2, None)),
+        ({"speakers_max": 4}, SpeakerHints(None, 4)),
+        ({"speakers_min": 3, "speakers_max": 3}, SpeakerHints(3, 3)),
+    ],
+)
+def test_a_number_of_speakers_is_a_least_and_a_most(
+    fields: dict[str, Any], hints: SpeakerHints
+) -> None:
+    assert hinted_speakers(Start(**fields)) == hints
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"speakers": 2, "speakers_min": 2}, "speakers is an exact number; leave"),
+        ({"speakers": 2, "speakers_max": 3}, "speakers is an exact number; leave"),
+        ({"speakers_min": 3, "speakers_max": 2}, "speakers_min 3 is more.*give at most 2"),
+    ],
+)
+def test_numbers_of_speakers_that_contradict_each_other_are_refused(
+    fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UnsupportedOption, match=said):
+        hinted_speakers(Start(**fields))
+    with pytest.raises(UnsupportedOption, match=said):
+        desk(Start(**fields))
 
 
 def captions(pause_s: float, **fields: Any) -> list[str]:
