@@ -34,6 +34,9 @@ seconds of one voice are now and then two people. The last answer is taken as it
 ELDER_SHARE_MIN = 0.2
 """When two speakers become one, the elder's number stays if it brings a fifth of the younger's
 evidence: people who see only S2 and S3 look for S1, but hours of captions are not renamed."""
+EARLIER_SHARE_MIN = 0.5
+"""When one speaker becomes two, the number stays with the part that was heard first if it is half
+as large as the other: whoever opens a meeting stays S1, but hours of captions are not renamed."""
 NEAR_COSINE = 0.65
 """An embedding this near to a centroid is provisionally that speaker's. Between the GE2E cosines
 of 1.6 s windows to their own (about 0.8) and to other speakers' centroids (about 0.5)."""
@@ -88,6 +91,27 @@ class SpeakerEvidence:
 
     def __len__(self) -> int:
         return len(self._items) + len(self._retained)
+
+    @property
+    def seconds(self) -> float:
+        """Speech behind all that is held."""
+        return sum(item.weight_seconds for item in (*self._retained, *self._items))
+
+    @property
+    def voices(self) -> Sequence[int]:
+        """Numbers of the speakers who can be compared with."""
+        return self._speakers
+
+    def likeness(self, embeddings: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
+        """Cosine to each of ``voices`` as it is known by now, shape (embeddings, voices).
+
+        Zero for one of another size than they are.
+        """
+        rows = np.zeros((len(embeddings), self._centroids.shape[1]))
+        for row, embedding in zip(rows, embeddings, strict=True):
+            if embedding.shape == row.shape:
+                row[:] = embedding
+        return _unit(rows) @ self._centroids.T
 
     def has_room_for(self, items: int) -> bool:
         """False when something must be released before that many are added."""
@@ -243,7 +267,8 @@ class SpeakerEvidence:
                 item.speaker = self._nearest(item.embedding, cosine_min)
 
     def _nearest(self, embedding: Embedding, cosine_min: float) -> int | None:
-        if not self._speakers:
+        # Another size: there is no comparing it with voices that an earlier answer was about.
+        if not self._speakers or embedding.size != self._centroids.shape[1]:
             return None
         cosines = self._centroids @ _unit(embedding.astype(np.float64)[None])[0]
         best = int(np.argmax(cosines))
@@ -255,9 +280,11 @@ def match_clusters(
 ) -> dict[int, int]:
     """The one-to-one naming of clusters by known speakers that shares most seconds of evidence.
 
-    Clusters that share nothing with a free speaker are left out. Source: the Hungarian method, as
-    diart and pyannote.audio match local to global speakers. Differs: where two speakers turn out
-    to be one, the lower number stays unless it had far less to say.
+    Items are in order of time. Clusters that share nothing with a free speaker are left out.
+    Source: the Hungarian method, as diart and pyannote.audio match local to global speakers.
+    Differs: where two speakers turn out to be one, the lower number stays unless it had far less to
+    say; where one turns out to be two, it stays with the part that was heard first unless that is
+    far smaller.
     """
     known = sorted({speaker for speaker in speakers if speaker is not None})
     if not known:
@@ -273,6 +300,12 @@ def match_clusters(
         taken = pairs.get(row, column)
         if column < taken and shared[row, column] >= ELDER_SHARE_MIN * shared[row, taken]:
             pairs[row] = column
+    order = list(dict.fromkeys(labels.tolist()))
+    for row, column in list(pairs.items()):
+        least = EARLIER_SHARE_MIN * shared[row, column]
+        before = order[: order.index(row)]
+        parts = [c for c in before if c not in pairs and shared[c, column] >= least]
+        pairs[next(iter(parts), row)] = pairs.pop(row)
     return {row: known[column] for row, column in pairs.items()}
 
 

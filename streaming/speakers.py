@@ -30,6 +30,7 @@ from streaming.clustering import (
     VoiceState,
 )
 from streaming.engines import ClusterQuestion, Clusters, DiarizerProfile, Observation
+from streaming.placing import Likeness, NamedChunk, place_turns
 from streaming.timeline import SAMPLE_RATE_HZ, Span
 from streaming.turns import LabelledChunk, Turn, turns_in_speech
 
@@ -42,6 +43,10 @@ LOCAL_SPEAKERS_MAX = 16
 SETTLED_TURNS_MAX = 10_000
 """Turns too old to change: several hours of talk. Past it the oldest are forgotten; the captions
 that they named keep their speakers."""
+
+SECONDS_PER_SPEAKER_MIN = 30.0
+"""Speech for each of the least number of speakers, before so many are asked for while a session
+runs: earlier, some have hardly spoken, and one voice would be taken for several."""
 
 
 def numbered(number: int) -> str:
@@ -56,6 +61,8 @@ class _Chunk:
     span: Span
     activity: NDArray[np.float32]
     items: tuple[EvidenceItem | None, ...]
+    opening: NDArray[np.float16] | None
+    """Embedding of its opening, where it is told; then there is one local speaker."""
 
     def labelled(self, name_of: Callable[[int], str]) -> LabelledChunk:
         names = tuple(
@@ -119,8 +126,11 @@ class EvidenceTracker(ABC):
         None while an answer is awaited: each question ends in ``receive_clusters`` or
         ``abandon_question``.
         """
+        least = self._speakers_min
+        if least is not None and not is_last:
+            least = least if self._evidence.seconds >= least * SECONDS_PER_SPEAKER_MIN else None
         return self._evidence.question(
-            speakers_min=self._speakers_min, speakers_max=self._speakers_max, is_last=is_last
+            speakers_min=least, speakers_max=self._speakers_max, is_last=is_last
         )
 
     def abandon_question(self) -> None:
@@ -283,6 +293,8 @@ class SpeakerTracker(EvidenceTracker):
             utterance.taken_until = end
             if end - start >= profile.chunk_samples_min:
                 chunks.append(Span(start, end))
+                if profile.opening_samples and end - profile.opening_samples > start:
+                    chunks.append(Span(end - profile.opening_samples, end))
         return chunks
 
     def _observe(self, utterance: _Utterance, span: Span, observation: Observation) -> None:
@@ -295,7 +307,8 @@ class SpeakerTracker(EvidenceTracker):
             self._take_evidence(embedding, weight, span.start)
             for embedding, weight in zip(observation.embeddings, seconds.tolist(), strict=True)
         )
-        utterance.chunks.insert(at, _Chunk(span, observation.activity, items))
+        opening = _opening(observation)
+        utterance.chunks.insert(at, _Chunk(span, observation.activity, items, opening))
         self._forget_turns_of(utterance)
 
     def _make_room(self, embeddings: int) -> None:
@@ -321,9 +334,40 @@ class SpeakerTracker(EvidenceTracker):
     def _turns_of(self, utterance: _Utterance) -> list[Turn]:
         if utterance.turns is None:
             speech = Span(max(utterance.span.start, self._settled_until), utterance.span.end)
-            chunks = [chunk.labelled(self._name_of) for chunk in utterance.chunks]
-            utterance.turns = turns_in_speech(speech, chunks)
+            has_openings = any(chunk.opening is not None for chunk in utterance.chunks)
+            turns_of = self._placed if has_openings else self._voted
+            utterance.turns = turns_of(speech, utterance.chunks)
         return utterance.turns
+
+    def _voted(self, speech: Span, chunks: Sequence[_Chunk]) -> list[Turn]:
+        return turns_in_speech(speech, [chunk.labelled(self._name_of) for chunk in chunks])
+
+    def _placed(self, speech: Span, chunks: Sequence[_Chunk]) -> list[Turn]:
+        """By what chunks and their openings are like, of which each has one voice."""
+        voices = self._evidence.voices
+        heard = [(c.span, item) for c in chunks for item in c.items if item is not None]
+        named = [
+            NamedChunk(span, voices.index(item.speaker))
+            for span, item in heard
+            if item.speaker in voices
+        ]
+        if not named:
+            return []
+        openings = [(c.span, c.opening) for c in chunks if c.opening is not None]
+        wholes = [(span, item.embedding) for span, item in heard]
+        likenesses = (
+            self._likeness(openings, self._profile.opening_samples),
+            self._likeness(wholes),
+        )
+        return place_turns(speech, named, likenesses, [self._name_of(n) for n in voices])
+
+    def _likeness(
+        self, heard: Sequence[tuple[Span, NDArray[np.floating]]], samples_max: int | None = None
+    ) -> Likeness:
+        middles = [
+            span.start + min(span.samples, samples_max or span.samples) // 2 for span, _ in heard
+        ]
+        return Likeness(np.array(middles), self._evidence.likeness([row for _, row in heard]))
 
     def _live_turns(self) -> Iterable[Turn]:
         return (turn for utterance in self._utterances for turn in self._turns_of(utterance))
@@ -335,6 +379,13 @@ class SpeakerTracker(EvidenceTracker):
     def _forget_turns_of(self, utterance: _Utterance) -> None:
         utterance.turns = None
         self._turns = None
+
+
+def _opening(observation: Observation) -> NDArray[np.float16] | None:
+    """Half as large as evidence: it is only compared."""
+    if observation.openings is None or len(observation.openings) != 1:
+        return None
+    return np.asarray(observation.openings[0], np.float16)
 
 
 def sound_observations(
@@ -352,7 +403,12 @@ def _is_sound_observation(answer: object) -> TypeGuard[Observation]:
         return False
     frames, speakers = answer.activity.shape
     is_whole = frames > 0 and answer.embeddings.ndim == 2 and len(answer.embeddings) == speakers
-    return is_whole and speakers <= LOCAL_SPEAKERS_MAX and bool(np.isfinite(answer.activity).all())
+    if not is_whole or speakers > LOCAL_SPEAKERS_MAX or not np.isfinite(answer.activity).all():
+        return False
+    openings = answer.openings
+    return openings is None or (
+        openings.shape == answer.embeddings.shape and bool(np.isfinite(openings).all())
+    )
 
 
 def is_sound_clusters(answer: object) -> TypeGuard[Clusters]:

@@ -129,7 +129,7 @@ def _without_flips(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _drop_short_runs(active: NDArray[np.bool_]) -> None:
-    for start, end in _edges(active):
+    for start, end in edges(active):
         if (end - start) * TURN_FRAME_SAMPLES <= FLIP_SAMPLES_MAX:
             active[start:end] = False
 
@@ -137,11 +137,12 @@ def _drop_short_runs(active: NDArray[np.bool_]) -> None:
 def _runs(active: NDArray[np.bool_], origin: int) -> list[Span]:
     return [
         Span(origin + start * TURN_FRAME_SAMPLES, origin + end * TURN_FRAME_SAMPLES)
-        for start, end in _edges(active)
+        for start, end in edges(active)
     ]
 
 
-def _edges(active: NDArray[np.bool_]) -> list[tuple[int, int]]:
+def edges(active: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First frame of each stretch of active ones, and the frame after its last."""
     padded = np.concatenate(([0], active.astype(np.int8), [0]))
     changes = np.flatnonzero(np.diff(padded)).tolist()
     return list(zip(changes[::2], changes[1::2], strict=True))

@@ -15,7 +15,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -63,6 +63,9 @@ class Plan:
     condition: str
     overlap_share: float
     """Of the changes of speaker: how many happen before the last one has finished."""
+    pause_s: tuple[float, float] | None = field(default=None, repr=False)
+    """Bounds of every pause, in turns and between them; None: of several kinds. Not in the text
+    that seeds the lots, so that it changes pauses alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,8 @@ def converse(rng: Random, plan: Plan, talkers: Sequence[Talker]) -> list[Placed]
     placed: list[Placed] = []
     own_end: dict[str, int] = {}
     for talker in _order(rng, talkers):
-        start = _next_start(rng, placed, own_end.get(talker.name), plan.overlap_share)
-        turn = list(_turn(rng, talker, start))
+        start = _next_start(rng, placed, own_end.get(talker.name), plan)
+        turn = list(_turn(rng, talker, start, plan.pause_s or PAUSE_IN_TURN_S))
         if turn[-1].end + TAIL_S * SAMPLE_RATE_HZ > length and len(own_end) == len(talkers):
             break
         placed += turn
@@ -137,28 +140,29 @@ def _order(rng: Random, talkers: Sequence[Talker]) -> Iterable[Talker]:
         last = turn_order[-1]
 
 
-def _next_start(
-    rng: Random, placed: Sequence[Placed], own_end: int | None, overlap_share: float
-) -> int:
+def _next_start(rng: Random, placed: Sequence[Placed], own_end: int | None, plan: Plan) -> int:
     if not placed:
         return _whole_ms(LEAD_S)
     end = max(p.end for p in placed)
-    if own_end != end and rng.random() < overlap_share:
+    if own_end != end and rng.random() < plan.overlap_share:
         start = end - _whole_ms(rng.uniform(*OVERLAP_S))
         # Two at once are enough: wait for everyone but the last to finish.
         others = sorted(p.end for p in placed)[:-1]
         start = max([start, *others[-1:]])
     else:
         long = rng.random() < LONG_PAUSE_SHARE
-        start = end + _whole_ms(rng.uniform(*(LONG_PAUSE_S if long else PAUSE_S)))
+        pause_s = plan.pause_s or (LONG_PAUSE_S if long else PAUSE_S)
+        start = end + _whole_ms(rng.uniform(*pause_s))
     return max(start, (own_end or 0) + _whole_ms(OWN_PAUSE_S))
 
 
-def _turn(rng: Random, talker: Talker, start: int) -> Iterable[Placed]:
+def _turn(
+    rng: Random, talker: Talker, start: int, pause_s: tuple[float, float]
+) -> Iterable[Placed]:
     for _ in range(rng.randint(*UTTERANCES_IN_TURN)):
         said = _whole_said(talker.speak(rng))
         yield Placed(talker.name, start, said)
-        start += len(said.samples) + _whole_ms(rng.uniform(*PAUSE_IN_TURN_S))
+        start += len(said.samples) + _whole_ms(rng.uniform(*pause_s))
 
 
 def _whole_said(said: Said) -> Said:

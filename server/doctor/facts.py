@@ -28,7 +28,7 @@ import psutil
 
 from server.config import Settings
 from server.cpu_budget import cpu_budget
-from server.engines.hub import has_cached_files, is_folder_name
+from server.engines.hub import SHIPPED_PIPELINE, has_cached_files, is_folder_name
 from server.engines.selection import (
     HUB_PROBE_SECONDS_MAX,
     choose_recognizer,
@@ -176,7 +176,7 @@ def _look(settings: Settings, torch: Told, microphones: Told, is_reachable: bool
 
 def model_problem(model: str | None, *, is_cached: bool, is_reachable: bool) -> str | None:
     """Why the files of a model would not be there; None also where the engine has its own."""
-    if model is None or Path(model).expanduser().is_dir():
+    if model in (None, SHIPPED_PIPELINE) or Path(model).expanduser().is_dir():
         return None
     if is_folder_name(model):
         return f"there is no folder {model}"

@@ -8,7 +8,7 @@ never imported: its own imports need a compiler and are not needed here.
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +68,21 @@ class SpeakerEncoder:
         All zeros where nothing can be told (digital silence, less than one frame).
         """
         rows = np.zeros((len(stretches), DIMENSIONS), np.float32)
-        same_length: dict[int, list[int]] = {}
-        for i, stretch in enumerate(stretches):
-            same_length.setdefault(len(stretch), []).append(i)
-        for samples, indexes in same_length.items():
-            if samples >= _FRAME_HOP_SAMPLES:
-                rows[indexes] = self._embed_batch(np.stack([stretches[i] for i in indexes]))
+        for indexes, batch in _batches(stretches):
+            rows[indexes] = self._embed_batch(batch)[0]
         return rows
+
+    @torch.inference_mode()
+    def embed_with_openings(
+        self, stretches: Sequence[Samples], opening_samples: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """``embed``, and the same of each stretch's opening alone, which costs nothing more: the
+        network hears a stretch from its start, and is asked on the way."""
+        frames = opening_samples // _FRAME_HOP_SAMPLES
+        rows = np.zeros((2, len(stretches), DIMENSIONS), np.float32)
+        for indexes, batch in _batches(stretches):
+            rows[:, indexes] = self._embed_batch(batch, frames)
+        return rows[0], rows[1]
 
     @torch.inference_mode()
     def embed_frames(self, windows: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -84,13 +92,25 @@ class SpeakerEncoder:
         return torch.nn.functional.normalize(torch.relu(self._linear(hidden[-1])), dim=1)
 
     @torch.inference_mode()
-    def _embed_batch(self, batch: Samples) -> NDArray[np.float32]:
+    def _embed_batch(self, batch: Samples, *frames: int) -> NDArray[np.float32]:
+        """Shape (1 + frames, stretches, DIMENSIONS): by all of it, and by so many frames."""
         mels = mel_spectrogram(torch.from_numpy(batch.astype(np.float32) / 32768))
-        _, (hidden, _) = self._lstm(mels)
-        embeddings = torch.relu(self._linear(hidden[-1]))
-        units = torch.nn.functional.normalize(embeddings, dim=1)
+        states, _ = self._lstm(mels)
+        last = [-1, *(min(count, mels.shape[1]) - 1 for count in frames)]
+        embeddings = torch.relu(self._linear(states[:, last].transpose(0, 1)))
+        units = torch.nn.functional.normalize(embeddings, dim=2)
         is_silent = torch.from_numpy(~batch.any(axis=1))
-        return np.asarray(units.masked_fill(is_silent[:, None], 0.0).numpy(), np.float32)
+        return np.asarray(units.masked_fill(is_silent[None, :, None], 0.0).numpy(), np.float32)
+
+
+def _batches(stretches: Sequence[Samples]) -> Iterator[tuple[list[int], Samples]]:
+    """Those of one length together, shape (stretches, samples); without what is too short."""
+    same_length: dict[int, list[int]] = {}
+    for i, stretch in enumerate(stretches):
+        same_length.setdefault(len(stretch), []).append(i)
+    for samples, indexes in same_length.items():
+        if samples >= _FRAME_HOP_SAMPLES:
+            yield indexes, np.stack([stretches[i] for i in indexes])
 
 
 def mel_spectrogram(batch: torch.Tensor) -> torch.Tensor:

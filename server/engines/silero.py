@@ -1,5 +1,9 @@
 """Voice activity by Silero VAD (v5 and later, 16 kHz), on onnxruntime, many lanes in one batch.
 
+The model's memory can get stuck: after some seconds of even speech it hears none of what follows,
+however loud, until it is reset. So a lane that has been quiet for a while starts afresh, as at the
+start of a recording, which changes nothing where it really is quiet.
+
 The model file is found without importing its package, which would set torch's thread count for
 the whole process. A lane's recurrent state and the 64 samples before its next frame travel in
 ``ActivityWindow.state``, so any worker can continue any lane.
@@ -30,7 +34,11 @@ from streaming.timeline import SAMPLE_RATE_HZ
 CONTEXT_SAMPLES = 64
 """The end of the previous frame, which the model reads before each frame."""
 STATE_SIZE = 128
-_STATE_VALUES = 2 * STATE_SIZE + CONTEXT_SAMPLES
+_STATE_VALUES = 2 * STATE_SIZE + CONTEXT_SAMPLES + 1
+QUIET_PROBABILITY_MAX = 0.2
+"""A stuck model says less than 0.1 of loud speech; live pauses are below it too."""
+QUIET_FRAMES_MAX = 62
+"""2 s: after one second as much speech is found again, and a little more noise taken for it."""
 _LOAD_ERRORS = (InvalidProtobuf, InvalidGraph, Fail, RuntimeException)
 """What onnxruntime raises for a file that is none of its models; they share no base class."""
 _INT16_SCALE = np.float32(1 / 32768)
@@ -44,6 +52,8 @@ class _Lanes:
     """Shape (2, lanes, STATE_SIZE)."""
     context: NDArray[np.float32]
     """Shape (lanes, CONTEXT_SAMPLES)."""
+    quiet_frames: NDArray[np.float32]
+    """Shape (lanes,): how many there were since one that was not quiet, or since a fresh start."""
 
 
 class SileroVoiceActivity:
@@ -106,7 +116,17 @@ class SileroVoiceActivity:
         lanes.state[:, :active] = state
         lanes.context[:active] = batch[:, -CONTEXT_SAMPLES:]
         probabilities: NDArray[np.float32] = output[:, 0]
+        _forget_quiet(lanes, probabilities < QUIET_PROBABILITY_MAX)
         return probabilities
+
+
+def _forget_quiet(lanes: _Lanes, is_quiet: NDArray[np.bool_]) -> None:
+    """A fresh start for those of the leading lanes that have been quiet for too long."""
+    active = len(is_quiet)
+    frames = np.where(is_quiet, lanes.quiet_frames[:active] + 1, 0)
+    is_long = frames >= QUIET_FRAMES_MAX
+    lanes.state[:, :active][:, is_long] = 0
+    lanes.quiet_frames[:active] = np.where(is_long, 0, frames)
 
 
 def packaged_model() -> Path:
@@ -141,11 +161,17 @@ def _unpack(states: Sequence[bytes | None]) -> _Lanes:
             raise ValueError(f"a state has {row.nbytes} bytes, not {len(state)}")
         row[:] = np.frombuffer(state, np.float32)
     recurrent = values[:, : 2 * STATE_SIZE].reshape(-1, 2, STATE_SIZE)
-    return _Lanes(recurrent.transpose(1, 0, 2).copy(), values[:, 2 * STATE_SIZE :].copy())
+    return _Lanes(
+        recurrent.transpose(1, 0, 2).copy(),
+        values[:, 2 * STATE_SIZE : -1].copy(),
+        values[:, -1].copy(),
+    )
 
 
 def _pack(lanes: _Lanes) -> list[bytes]:
     return [
-        lanes.state[:, lane].tobytes() + lanes.context[lane].tobytes()
+        lanes.state[:, lane].tobytes()
+        + lanes.context[lane].tobytes()
+        + lanes.quiet_frames[lane].tobytes()
         for lane in range(len(lanes.context))
     ]

@@ -18,6 +18,7 @@ from server.config import Settings
 from server.doctor import facts as looks
 from server.doctor.checks import CHECKS, Finding, Level, examine, would_caption
 from server.doctor.facts import Facts, Told, told_by
+from server.engines.hub import SHIPPED_PIPELINE
 from server.schema import SQLITE_SAFE
 
 TORCH: dict[str, Any] = {
@@ -192,6 +193,7 @@ def test_a_model_is_looked_for_where_a_start_would(tmp_path: Path) -> None:
     assert problem(None) == problem(str(tmp_path)) == problem(WHISPER) == ""
     assert problem(WHISPER, is_cached=True, is_reachable=False) == ""
     assert problem(WHISPER, is_reachable=False).endswith(OFF)
+    assert problem(SHIPPED_PIPELINE, is_reachable=False) == ""
     # A folder that is not there is no hub id, however reachable the hub is.
     assert "no folder" in problem(str(tmp_path / "gone"))
 

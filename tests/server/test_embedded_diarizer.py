@@ -121,6 +121,19 @@ def test_a_chunks_embedding_does_not_depend_on_its_neighbours(diarizer: Embedded
 
 
 @pytest.mark.slow
+def test_an_opening_is_embedded_as_if_it_were_alone(diarizer: EmbeddedDiarizer) -> None:
+    opening = diarizer.profile.opening_samples
+    chunks = [noise(samples, i) for i, samples in enumerate((25_600, opening, 9_600))]
+    found = diarizer.observe([SpeakerChunk(chunk) for chunk in chunks])
+    for chunk, observation in zip(chunks, found, strict=True):
+        (alone,) = diarizer.observe([SpeakerChunk(chunk[:opening])])
+        assert observation.openings is not None
+        assert float((observation.openings @ alone.embeddings.T).item()) > 0.999
+    assert found[0].openings is not None
+    assert float((found[0].openings @ found[0].embeddings.T).item()) < 0.999
+
+
+@pytest.mark.slow
 def test_what_holds_no_sound_has_an_embedding_that_the_tracker_drops(
     diarizer: EmbeddedDiarizer,
 ) -> None:

@@ -8,10 +8,13 @@ import pytest
 
 from server.engines.errors import EngineUnavailable
 from server.engines.ge2e import DIMENSIONS, SpeakerEncoder, find_weights
+from server.engines.hub import SHIPPED_PIPELINE
 from server.engines.pyannote_pipeline import PyannoteDiarizer
+from server.engines.registry import EngineSpec, build
 from server.engines.segmentation import shipped_segmentation
 from server.engines.torch_setup import prepare_torch
 from streaming.engines import ClusterQuestion, SpeakerChunk
+from streaming.events import SessionStage
 
 pytestmark = pytest.mark.slow
 
@@ -95,9 +98,9 @@ def test_neighbours_change_nothing(model: Any) -> None:
 def test_with_our_segmentation_it_is_a_whole_pipeline(encoder: SpeakerEncoder) -> None:
     if shipped_segmentation() is None:
         pytest.skip("this build has no segmentation model")
-    from server.engines.shipped_pipeline import build_shipped_pipeline
-
-    diarizer = PyannoteDiarizer("shipped", build_shipped_pipeline())
+    diarizer = build(EngineSpec(SessionStage.DIARIZATION, "pyannote", SHIPPED_PIPELINE))
+    assert isinstance(diarizer, PyannoteDiarizer)
+    assert diarizer.description == "pyannote shipped"
     assert diarizer.profile.grid is not None
     noise = np.random.default_rng(0).normal(0, 2_000, 160_000).astype(np.int16)
     (found,) = diarizer.observe([SpeakerChunk(noise)])

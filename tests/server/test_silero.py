@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from server.engines.errors import EngineUnavailable
 from server.engines.registry import EngineSpec
-from server.engines.silero import SileroVoiceActivity
+from server.engines.silero import QUIET_FRAMES_MAX, QUIET_PROBABILITY_MAX, SileroVoiceActivity
 from streaming.engines import ACTIVITY_FRAME_SAMPLES, Activity, ActivityWindow, Samples
 from streaming.events import SessionStage
+from tools.conversations import DATA_DIR, Plan, build
 
 TOLERANCE = 2e-3
 """float32 sums in another order for another batch size; the threshold is about 0.5."""
@@ -92,6 +93,34 @@ def test_neighbours_of_any_length_change_nothing(
             np.frombuffer(alone.state, np.float32),
             atol=TOLERANCE,
         )
+
+
+def test_a_lane_that_was_quiet_for_long_starts_afresh(
+    engine: SileroVoiceActivity, speech: Samples
+) -> None:
+    silence = np.zeros((QUIET_FRAMES_MAX + FRAMES) * ACTIVITY_FRAME_SAMPLES, np.int16)
+    (before,) = engine.detect([ActivityWindow(np.concatenate([speech, silence]), None)])
+    quiet = before.probabilities < QUIET_PROBABILITY_MAX
+    assert quiet[-QUIET_FRAMES_MAX:].all()
+    # From a frame with a fresh memory to the end: as a lane that begins there.
+    fresh = int(np.flatnonzero(~quiet)[-1]) + 1 + QUIET_FRAMES_MAX
+    rest = len(before.probabilities) - fresh
+    (after,) = engine.detect([ActivityWindow(frames(silence, 0, rest), None)])
+    np.testing.assert_allclose(before.probabilities[fresh:], after.probabilities, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_it_goes_on_hearing_people_who_hardly_pause(engine: SileroVoiceActivity) -> None:
+    """Without a fresh start it heard nothing of this conversation after ten seconds."""
+    if not DATA_DIR.is_dir():
+        pytest.skip("needs the shared recordings of digits")
+    plan = Plan("tight-2-clean-3", "digits", 2, 60, "clean", 0.0, pause_s=(0.2, 0.2))
+    samples = np.round(build(plan, 1).samples * 32_767).astype(np.int16)
+    whole = samples[: len(samples) // ACTIVITY_FRAME_SAMPLES * ACTIVITY_FRAME_SAMPLES]
+    (heard,) = engine.detect([ActivityWindow(whole, None)])
+    in_ten_seconds = 10 * 16_000 // ACTIVITY_FRAME_SAMPLES
+    for first in range(0, len(heard.probabilities) - in_ten_seconds, in_ten_seconds):
+        assert np.mean(heard.probabilities[first : first + in_ten_seconds] > 0.5) > 0.4
 
 
 def test_no_window_is_no_answer(engine: SileroVoiceActivity) -> None:

@@ -67,6 +67,18 @@ def test_new_evidence_is_provisionally_the_nearest_speakers_or_nobodys() -> None
     assert speakers(add(evidence, BOB + 0.2 * ALICE, CAROL)) == [2, None]
 
 
+def test_evidence_of_another_size_is_nobodys() -> None:
+    """All that was known was provisional, and the diarizer gives other vectors now."""
+    evidence = SpeakerEvidence()
+    items = add(evidence, ALICE)
+    answer(evidence, [0])
+    evidence.forget(items)
+    longer = np.eye(7, dtype=np.float32)[0]
+    assert speakers(add(evidence, longer)) == [None]
+    answer(evidence, [0])
+    assert speakers(add(evidence, longer)) == [2]
+
+
 def test_a_further_speaker_needs_evidence_while_the_session_runs() -> None:
     evidence = SpeakerEvidence()
     items = add(evidence, ALICE)
@@ -168,8 +180,16 @@ def test_an_elder_with_far_less_to_say_gives_way() -> None:
 
 
 def test_one_that_turns_out_to_be_two_keeps_its_number_with_the_larger_part() -> None:
+    labels = np.array([0, 1, 1, 1])
+    assert match_clusters(labels, [1, 1, 1, 1], np.ones(4)) == {1: 1}
+
+
+def test_the_part_that_was_heard_first_keeps_the_number_if_it_is_not_far_smaller() -> None:
     labels = np.array([0, 1, 1])
-    assert match_clusters(labels, [1, 1, 1], np.ones(3)) == {1: 1}
+    seconds = np.array([0.5, 0.5, 0.5])
+    assert match_clusters(labels, [1, 1, 1], seconds) == {0: 1}
+    # Who was heard later does not take it away.
+    assert match_clusters(labels[::-1], [1, 1, 1], seconds) == {1: 1}
 
 
 def test_the_best_matching_is_not_the_greedy_one() -> None:
@@ -279,3 +299,14 @@ def test_more_speakers_than_can_be_retained_keep_the_newest() -> None:
     question = ask(evidence, is_last=True)
     assert question is not None
     assert np.array_equal(question.embeddings, voices[-RETAINED_MAX:])
+
+
+def test_likeness_is_to_the_voices_that_are_known() -> None:
+    evidence = SpeakerEvidence()
+    assert evidence.likeness([ALICE]).shape == (1, 0)
+    add(evidence, ALICE, ALICE, BOB)
+    answer(evidence, [0, 0, 1])
+    assert list(evidence.voices) == [1, 2]
+    between = (3 * ALICE + 4 * BOB).astype(np.float16)
+    assert np.allclose(evidence.likeness([BOB, between]), [[0.0, 1.0], [0.6, 0.8]], atol=1e-3)
+    assert not evidence.likeness([np.ones(7, np.float32)]).any()

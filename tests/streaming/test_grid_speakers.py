@@ -22,7 +22,7 @@ from streaming.turns import Turn
 SECOND = SAMPLE_RATE_HZ
 FRAMES = 100
 GRID = FrameGrid(10.0, 1.0, 0.1, 0.1, 0.0)
-PROFILE = DiarizerProfile(10 * SECOND, SECOND, 6 * SECOND // 10, GRID)
+PROFILE = DiarizerProfile(10 * SECOND, SECOND, 6 * SECOND // 10, grid=GRID)
 FRAME = SECOND // 10
 
 Truth = Sequence[tuple[int, int, int]]

@@ -1,6 +1,7 @@
 """A lane's speakers: chunks that no packet timing changes, turns that follow the answers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,13 @@ from hypothesis import strategies as st
 
 from streaming.clustering import ITEMS_MAX
 from streaming.engines import Clusters, DiarizerProfile, Observation
-from streaming.speakers import UTTERANCES_MAX, SpeakerTracker, numbered
+from streaming.speakers import (
+    SECONDS_PER_SPEAKER_MIN,
+    UTTERANCES_MAX,
+    SpeakerTracker,
+    numbered,
+    sound_observations,
+)
 from streaming.timeline import Span
 from streaming.turns import Turn
 
@@ -228,12 +235,21 @@ def test_a_failed_question_is_not_repeated_until_there_is_new_evidence() -> None
     assert tracker.question() is not None
 
 
-def test_hints_travel_with_the_question() -> None:
+def hints_after(seconds_said: float, *, is_last: bool) -> tuple[int | None, int | None]:
     tracker = SpeakerTracker(PROFILE, speakers_min=2, speakers_max=3)
-    say(tracker, 0, 6, 0)
-    question = tracker.question()
+    say(tracker, 0, seconds_said, 0)
+    question = tracker.question(is_last=is_last)
     assert question is not None
-    assert (question.speakers_min, question.speakers_max) == (2, 3)
+    return question.speakers_min, question.speakers_max
+
+
+def test_hints_travel_with_the_question() -> None:
+    assert hints_after(6.0, is_last=True) == (2, 3)
+
+
+def test_a_least_number_of_speakers_is_asked_for_when_so_many_can_have_spoken() -> None:
+    assert hints_after(2 * SECONDS_PER_SPEAKER_MIN - 1, is_last=False) == (None, 3)
+    assert hints_after(2 * SECONDS_PER_SPEAKER_MIN + 1, is_last=False) == (2, 3)
 
 
 def test_turns_that_change_nothing_are_the_same_object() -> None:
@@ -293,3 +309,66 @@ def test_utterances_too_short_to_observe_do_not_pile_up() -> None:
     # Speech that was settled before anybody took its chunks is not asked for any more.
     assert tracker.earliest_needed is not None
     assert tracker.earliest_needed >= tracker.settled_until
+
+
+OPENING_PROFILE = DiarizerProfile(
+    chunk_samples=2 * SECOND,
+    hop_samples=SECOND,
+    chunk_samples_min=SECOND // 2,
+    opening_samples=SECOND,
+)
+
+
+def heard(chunk: Span, change: int, *, opening: int = SECOND) -> Observation:
+    """Of somebody up to a sample, and of somebody else from there on."""
+    rows = [
+        VOICES[int(part.middle > change)][None]
+        for part in (chunk, Span(chunk.start, chunk.start + opening))
+    ]
+    return Observation(np.ones((1, 1), np.float32), *rows)
+
+
+def test_an_utterances_last_opening_is_looked_at_on_its_own() -> None:
+    tracker = SpeakerTracker(OPENING_PROFILE)
+    tracker.receive_speech(seconds(1, 5.5), is_open=False)
+    chunks = tracker.take_chunks()
+    assert chunks[-2:] == [seconds(3.5, 5.5), seconds(4.5, 5.5)]
+    tracker.receive_observations(chunks, [heard(chunk, 9 * SECOND) for chunk in chunks])
+    question = tracker.question()
+    assert question is not None
+    # It is no evidence of its own: all of it was in a chunk before.
+    assert question.weights_seconds.tolist() == [2, 1, 1, 0.5]
+
+    tracker = SpeakerTracker(OPENING_PROFILE)
+    tracker.receive_speech(seconds(0, 0.9), is_open=False)
+    assert tracker.take_chunks() == [seconds(0, 0.9)]
+
+
+def test_openings_place_a_change_more_finely_than_chunks() -> None:
+    change = 6 * SECOND
+    tracker = SpeakerTracker(OPENING_PROFILE)
+    tracker.receive_speech(seconds(0, 12), is_open=False)
+    chunks = tracker.take_chunks()
+    tracker.receive_observations(chunks, [heard(chunk, change) for chunk in chunks])
+    group(tracker)
+    first, second = tracker.turns()
+    assert (first.speaker, second.speaker) == ("S1", "S2")
+    assert first.span.end == second.span.start
+    assert abs(first.span.end - change) <= SECOND // 5
+
+
+def test_openings_name_nobody_before_the_first_answer() -> None:
+    tracker = SpeakerTracker(OPENING_PROFILE)
+    tracker.receive_speech(seconds(0, 4), is_open=False)
+    chunks = tracker.take_chunks()
+    tracker.receive_observations(chunks, [heard(chunk, 0) for chunk in chunks])
+    assert list(tracker.turns()) == []
+
+
+def test_an_answer_is_sound_only_with_openings_like_its_embeddings() -> None:
+    chunk, sound = seconds(0, 2), heard(seconds(0, 2), SECOND)
+    assert sound_observations([chunk], [sound]) == [sound]
+    for openings in (np.ones((2, 4), np.float32), np.full((1, 4), np.nan, np.float32)):
+        assert sound_observations([chunk], [replace(sound, openings=openings)]) is None
+    many = Observation(np.ones((1, 17), np.float32), np.ones((17, 4), np.float32))
+    assert sound_observations([chunk], [many]) is None

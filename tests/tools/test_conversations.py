@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -73,6 +74,13 @@ def test_turns_keep_the_rules_of_talk(seed: int, count: int, overlap_share: floa
     assert np.cumsum([step for _, step in edges]).max() <= 2, "at most two at once"
     if overlap_share == 0:
         assert all(a.end < b.start for a, b in pairwise(placed))
+
+
+def test_a_plan_may_have_one_pause_for_everything() -> None:
+    plan = Plan("p", "synthetic", 3, 40.0, "clean", 0.0, pause_s=(0.2, 0.2))
+    assert repr(plan) == repr(replace(plan, pause_s=None)), "what else is drawn stays as it is"
+    placed = converse(Random(1), plan, [Beeper(f"p{i}") for i in range(3)])
+    assert {b.start - a.end for a, b in pairwise(placed)} == {SAMPLE_RATE_HZ // 5}
 
 
 def test_there_is_speech_where_the_truth_has_it_and_nowhere_else(digits: Conversation) -> None:

@@ -10,8 +10,10 @@ from streaming.engines import ClusterQuestion, Clusters, DiarizerProfile, Observ
 from streaming.timeline import SAMPLE_RATE_HZ, Span
 from streaming.turns import Turn
 from tools.diarization_report.attribution import agreements
-from tools.diarization_report.errors import errors
-from tools.diarization_report.recordings import read_rttm
+from tools.diarization_report.crossing import crossings
+from tools.diarization_report.embedded import Line
+from tools.diarization_report.errors import Errors, errors
+from tools.diarization_report.recordings import Kind, read_rttm
 from tools.diarization_report.tables import Promise, table_of_promises
 from tools.diarization_report.trial import live, whole
 
@@ -72,6 +74,21 @@ def test_promises_say_whether_they_are_met() -> None:
         "yes",
         "**no**",
     ]
+
+
+def test_a_value_is_chosen_without_the_kind_that_it_is_judged_on() -> None:
+    def line(kind: Kind, confused_s: float) -> Line:
+        heard = Errors(100, 0, 0, confused_s)
+        return Line(kind, 2, heard, heard, (0, 0))
+
+    by_value = {
+        1.0: [line(Kind.MIX, 1), line(Kind.TALK, 9)],
+        2.0: [line(Kind.MIX, 5), line(Kind.TALK, 2)],
+        3.0: [line(Kind.MIX, 9), line(Kind.TALK, 2.1)],
+    }
+    mix, talk = crossings(by_value)
+    assert (mix.chosen, mix.line.last.confused_s) == ((2.0, 3.0), 5)
+    assert (talk.chosen, talk.line.last.confused_s) == ((1.0,), 9)
 
 
 def test_a_trial_ends_where_the_whole_recording_does() -> None:

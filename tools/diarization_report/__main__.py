@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from server.engines.embedded_diarizer import EmbeddedDiarizer
-from server.engines.embedded_grouping import Grouping
+from server.engines.embedded_merging import Grouping
 from server.engines.ge2e import SpeakerEncoder, find_weights
 from server.engines.pyannote_loading import load_pipeline
 from server.engines.registry import EngineSpec
@@ -25,21 +25,27 @@ from tools.conversations import DATA_DIR
 from tools.diarization_report import tables
 from tools.diarization_report.attribution import RULES, attributed
 from tools.diarization_report.cached import CachedEmbeddings
+from tools.diarization_report.crossing import crossings
 from tools.diarization_report.embedded import Heard, lines
 from tools.diarization_report.growth import growth, memory_bytes
 from tools.diarization_report.hearing import hear
 from tools.diarization_report.pipelines import compared
 from tools.diarization_report.recordings import all_recordings, long_talks
+from tools.diarization_report.sessions import through_sessions
 from tools.diarization_report.tables import Promise
 
-CACHE_FILE = Path("build") / "diarization-report" / "ge2e.npz"
+CACHE_FILE = Path("build") / "diarization-report" / "ge2e-openings.npz"
 GROWTH_MINUTES = 60
 MEMORY_MINUTES = (30, 60, 120, 180)
 VARIATIONS: dict[str, tuple[Grouping, ...]] = {
     "segment_distance": tuple(Grouping(segment_distance=v) for v in (0.15, 0.18, 0.22, 0.25)),
     "segment_items_max": tuple(Grouping(segment_items_max=v) for v in (4, 8, 12)),
-    "separation_min": tuple(Grouping(separation_min=v) for v in (1.1, 1.15, 1.2, 1.22, 1.25, 1.3)),
-    "separation_seconds": tuple(Grouping(separation_seconds=v) for v in (0.5, 0.75, 1.25)),
+    "distinctness_min": tuple(
+        Grouping(distinctness_min=v) for v in (3.0, 3.5, 4.0, 4.5, 5.5, 6.0, 7.0)
+    ),
+    "separation_weight": tuple(Grouping(separation_weight=v) for v in (7.0, 8.0, 12.0, 15.0)),
+    "separation_min": tuple(Grouping(separation_min=v) for v in (1.1, 1.15, 1.25, 1.3)),
+    "separation_seconds": tuple(Grouping(separation_seconds=v) for v in (0.75, 1.0, 1.5)),
     "spread": tuple(Grouping(spread=v) for v in (0.23, 0.27)),
     "spread_pairs": tuple(Grouping(spread_pairs=v) for v in (20, 80)),
     "speaker_seconds": tuple(Grouping(speaker_seconds=v) for v in (1.0, 3.0, 4.0)),
@@ -55,6 +61,7 @@ def main(words: Sequence[str] | None = None) -> int:
     recordings = list(all_recordings(given.data, given.seed))
     heard = list(zip(recordings, hear([r.samples for r in recordings]), strict=True))
     parts, promises = _embedded(heard, cache)
+    through_sessions(recordings, cache, parts, promises)
     cache.save()
     if given.minutes:
         more, further = _costs(given.data, EmbeddedDiarizer(encoder), given.minutes)
@@ -103,13 +110,16 @@ def _pipelines(folders: Sequence[Path]) -> Iterator[tuple[str, Any]]:
 
 def _embedded(heard: Heard, cache: CachedEmbeddings) -> tuple[list[str], list[Promise]]:
     found = lines(heard, cache, is_live=True)
+    told = lines(heard, cache, is_live=True, is_told=True)
     words = attributed(heard, cache)
     rules = "".join(
-        f"- `{name}`: {words.right[name] / words.words:.3f} of {words.words} words\n"
+        f"- {a.kind.value}, `{name}`: {a.right[name] / a.words:.3f} of {a.words} words\n"
+        for a in words
         for name in RULES
     )
     parts = [
         f"## embedded\n\n{tables.table_of_lines(found)}",
+        f"## embedded, told how many people there are\n\n{tables.table_of_lines(told)}",
         f"## Words of two people, true word times\n\n{rules}",
     ]
     return parts, [*tables.promises_of_lines(found), *tables.promises_of_attribution(words)]
@@ -143,10 +153,17 @@ def _sweep(heard: Heard, cache: CachedEmbeddings) -> str:
         (name, lines(heard, cache, is_live=False, grouping=grouping))
         for name, grouping in itertools.chain([("as shipped", Grouping())], varied)
     ]
+    found = {
+        grouping.distinctness_min: result
+        for (_, grouping), (_, result) in zip([("", Grouping()), *varied], rows, strict=True)
+        if grouping == Grouping(distinctness_min=grouping.distinctness_min)
+    }
     cache.save()
     title = "# Parameters of the embedded diarizer, one at a time\n\n"
     legend = "DER / confusion, and recordings whose number of speakers is exact.\n\n"
-    return title + legend + tables.table_of_sweep(rows)
+    crossed = "\n## `distinctness_min`, chosen without the kind that it is judged on\n\n"
+    judged = tables.table_of_crossings(crossings(found), rows[0][1])
+    return title + legend + tables.table_of_sweep(rows) + crossed + judged
 
 
 def _tell(name: str, text: str, folder: Path | None) -> None:

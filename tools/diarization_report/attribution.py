@@ -10,7 +10,7 @@ from server.engines.embedded_diarizer import EmbeddedDiarizer
 from streaming.attribution import attribute_by_overlap, attribute_by_segment
 from tools.diarization_report.cached import CachedEmbeddings
 from tools.diarization_report.hearing import Speech
-from tools.diarization_report.recordings import Known
+from tools.diarization_report.recordings import Kind, Known
 from tools.diarization_report.trial import whole
 
 RULES = {"overlap": attribute_by_overlap, "segment": attribute_by_segment}
@@ -18,17 +18,25 @@ RULES = {"overlap": attribute_by_overlap, "segment": attribute_by_segment}
 
 @dataclass(frozen=True, slots=True)
 class Attributed:
-    """Words of some conversations, and how many got the right speaker, by rule."""
+    """Words of conversations of one kind, and how many got the right speaker, by rule."""
 
+    kind: Kind
     words: int
     right: dict[str, int]
 
 
-def attributed(heard: Sequence[tuple[Known, Speech]], cache: CachedEmbeddings) -> Attributed:
-    """Recordings without words are passed over."""
+def attributed(heard: Sequence[tuple[Known, Speech]], cache: CachedEmbeddings) -> list[Attributed]:
+    """One for each kind of which words are known."""
+    kinds = dict.fromkeys(known.kind for known, _ in heard if known.words)
+    return [_attributed(kind, heard, cache) for kind in kinds]
+
+
+def _attributed(
+    kind: Kind, heard: Sequence[tuple[Known, Speech]], cache: CachedEmbeddings
+) -> Attributed:
     right, words = dict.fromkeys(RULES, 0), 0
     for known, speech in heard:
-        if not known.words:
+        if known.kind is not kind:
             continue
         turns = whole(
             EmbeddedDiarizer.profile,
@@ -42,7 +50,7 @@ def attributed(heard: Sequence[tuple[Known, Speech]], cache: CachedEmbeddings) -
         words += len(truth)
         for name, rule in RULES.items():
             right[name] += agreements(truth, rule(spans, turns))
-    return Attributed(words, right)
+    return Attributed(kind, words, right)
 
 
 def agreements(truth: Sequence[str], said: Sequence[str | None]) -> int:

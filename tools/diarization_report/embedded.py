@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from server.engines.embedded_diarizer import EmbeddedDiarizer
-from server.engines.embedded_grouping import Grouping
+from server.engines.embedded_merging import Grouping
 from streaming.timeline import SAMPLE_RATE_HZ
+from streaming.tuning import SpeakerHints
 from streaming.turns import Turn, merge_turns
 from tools.diarization_report.cached import CachedEmbeddings
 from tools.diarization_report.errors import NO_ERRORS, Errors, errors
@@ -41,19 +42,26 @@ def grouped_by(grouping: Grouping | None) -> Group:
 
 
 def lines(
-    heard: Heard, cache: CachedEmbeddings, *, is_live: bool, grouping: Grouping | None = None
+    heard: Heard,
+    cache: CachedEmbeddings,
+    *,
+    is_live: bool,
+    is_told: bool = False,
+    grouping: Grouping | None = None,
 ) -> list[Line]:
-    """One for each kind. Without ``is_live`` first labels are not looked at: they are the last."""
-    group = grouped_by(grouping)
+    """One for each kind. Without ``is_live`` first labels are not looked at: they are the last.
+
+    ``is_told``: how many people there are is known beforehand.
+    """
+    group, profile = grouped_by(grouping), EmbeddedDiarizer.profile
     found: dict[Kind, list[tuple[Known, Sequence[Turn], Sequence[Turn]]]] = {}
     for known, speech in heard:
+        hints = SpeakerHints(known.speakers, known.speakers) if is_told else None
         if is_live:
-            outcome = live(EmbeddedDiarizer.profile, known.samples, speech, cache.observe, group)
+            outcome = live(profile, known.samples, speech, cache.observe, group, hints)
             first, last = outcome.first, outcome.last
         else:
-            first = last = whole(
-                EmbeddedDiarizer.profile, known.samples, speech, cache.observe, group
-            )
+            first = last = whole(profile, known.samples, speech, cache.observe, group, hints)
         found.setdefault(known.kind, []).append((known, first, last))
     return [_line(kind, results) for kind, results in found.items()]
 

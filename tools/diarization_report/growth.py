@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.engines.embedded_diarizer import EmbeddedDiarizer
+from streaming.diarizing import tracker_for
 from streaming.engines import Observation, Samples, SpeakerChunk
 from streaming.timeline import SAMPLE_RATE_HZ, Span
 from tools.diarization_report.hearing import Speech
-from tools.diarization_report.trial import Observe, tracker_for
+from tools.diarization_report.trial import Observe
 
 MINUTE_SAMPLES = 60 * SAMPLE_RATE_HZ
 
@@ -50,7 +51,8 @@ def memory_bytes(samples: Samples, speech: Speech, minutes: Sequence[int]) -> li
 
     def observe(chunks: Sequence[SpeakerChunk]) -> list[Observation]:
         rows = [voices[rng.integers(8)] + rng.normal(0, 0.3, 256) for _ in chunks]
-        return [Observation(np.ones((1, 1), np.float32), r[None].astype(np.float32)) for r in rows]
+        rows = [row[None].astype(np.float32) for row in rows]
+        return [Observation(np.ones((1, 1), np.float32), row, row) for row in rows]
 
     held, done = [], 0
     tracemalloc.start()

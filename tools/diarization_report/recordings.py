@@ -26,6 +26,7 @@ MIXES_PER_COUNT = 5
 UTTERANCES_PER_READER = (3, 6)
 MIX_GAP_S = (0.1, 1.2)
 MIX_GAIN_DB = (-8.0, 0.0)
+QUICK_PAUSE_S = 0.2
 FULL_SCALE = 32_767
 
 
@@ -39,6 +40,8 @@ class Kind(StrEnum):
     TALK = "talk"
     """Readers who interrupt each other, clean, noisy and through a telephone's band."""
     DIGITS = "digits"
+    QUICK = "quick digits"
+    """Digits with a pause of 0.2 s after everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class SaidWord:
 
     span: Span
     speaker: str
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ def all_recordings(data: Path = DATA_DIR, seed: int = 1) -> Iterator[Known]:
     yield from read_mixes(data, seed)
     yield from talks(data, seed)
     yield from digits(data, seed)
+    yield from quick_digits(data, seed)
 
 
 def telephone() -> Known:
@@ -113,6 +118,15 @@ def digits(data: Path, seed: int) -> Iterator[Known]:
     """Two people who say strings of digits."""
     for number, condition in enumerate((*CONDITIONS, *CONDITIONS)):
         plan = Plan(f"digits-2-{condition}-{number}", "digits", 2, 90, condition, 0.0)
+        yield _conversation(plan, data, seed)
+
+
+def quick_digits(data: Path, seed: int) -> Iterator[Known]:
+    """The same with one pause only, ``QUICK_PAUSE_S``: two utterances are hardly told apart."""
+    for number, condition in enumerate((*CONDITIONS, *CONDITIONS)):
+        name = f"quick-digits-2-{condition}-{number}"
+        pause_s = (QUICK_PAUSE_S, QUICK_PAUSE_S)
+        plan = Plan(name, "digits", 2, 90, condition, 0.0, pause_s=pause_s)
         yield _conversation(plan, data, seed)
 
 
@@ -170,8 +184,10 @@ def _conversation(plan: Plan, data: Path, seed: int) -> Known:
     made = build(plan, seed, data)
     samples = np.clip(np.round(made.samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE)
     turns = sorted(_turn(u.speaker, u.start_s, u.end_s) for u in made.utterances)
-    kind = Kind.DIGITS if plan.kind == "digits" else Kind.TALK
-    words = [SaidWord(_span(w.start_s, w.end_s), speaker) for speaker, w in made.words]
+    kind = Kind.TALK
+    if plan.kind == "digits":
+        kind = Kind.QUICK if plan.pause_s else Kind.DIGITS
+    words = [SaidWord(_span(w.start_s, w.end_s), speaker, w.text) for speaker, w in made.words]
     return Known(plan.name, kind, samples.astype(np.int16), tuple(turns), tuple(words))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tools.diarization_report.attribution import Attributed
+from tools.diarization_report.crossing import Crossing
 from tools.diarization_report.embedded import Line
 from tools.diarization_report.growth import Growth
 from tools.diarization_report.pipelines import Compared
@@ -57,9 +58,16 @@ def promises_of_growth(growth: Growth) -> list[Promise]:
     ]
 
 
-def promises_of_attribution(attributed: Attributed) -> list[Promise]:
-    share = attributed.right["overlap"] / attributed.words
-    return [Promise("words attributed, digits, overlap", share, ATTRIBUTION_MIN, is_most=False)]
+def promises_of_attribution(found: Sequence[Attributed]) -> list[Promise]:
+    return [
+        Promise(
+            f"words attributed, {a.kind.value}, overlap",
+            a.right["overlap"] / a.words,
+            ATTRIBUTION_MIN,
+            is_most=False,
+        )
+        for a in found
+    ]
 
 
 def table_of_lines(lines: Sequence[Line]) -> str:
@@ -75,7 +83,7 @@ def table_of_lines(lines: Sequence[Line]) -> str:
         for line in lines
     ]
     head = ("recordings", "number", "minutes of speech", "DER", "missed", "false", "confused")
-    return _table((*head, "DER of first labels", "speakers exact", "off by"), rows)
+    return table((*head, "DER of first labels", "speakers exact", "off by"), rows)
 
 
 def _rates(line: Line) -> tuple[float, ...]:
@@ -90,14 +98,29 @@ def table_of_sweep(rows: Sequence[tuple[str, Sequence[Line]]]) -> str:
     body = [
         (
             name,
-            *(
-                f"{x.last.der:.3f} / {x.last.confusion:.3f}, {x.exact} of {x.recordings}"
-                for x in lines
-            ),
+            *(_summary(line) for line in lines),
         )
         for name, lines in rows
     ]
-    return _table(("parameters", *(kind.value for kind in kinds)), body)
+    return table(("parameters", *(kind.value for kind in kinds)), body)
+
+
+def table_of_crossings(found: Sequence[Crossing], shipped: Sequence[Line]) -> str:
+    """What each kind gets from a choice that it had no say in, beside what it gets."""
+    body = [
+        (
+            crossing.line.kind.value,
+            ", ".join(f"{value:g}" for value in crossing.chosen),
+            _summary(crossing.line),
+            _summary(line),
+        )
+        for crossing, line in zip(found, shipped, strict=True)
+    ]
+    return table(("left out", "equally good to the others", "with the middle one", "shipped"), body)
+
+
+def _summary(line: Line) -> str:
+    return f"{line.last.der:.3f} / {line.last.confusion:.3f}, {line.exact} of {line.recordings}"
 
 
 def table_of_pipelines(found: Sequence[Compared]) -> str:
@@ -112,7 +135,7 @@ def table_of_pipelines(found: Sequence[Compared]) -> str:
         for c in found
     ]
     head = ("recording", "minutes", "speakers", "turns", "session against offline")
-    return _table((*head, "DER offline", "DER in the end", "DER of first labels"), rows)
+    return table((*head, "DER offline", "DER in the end", "DER of first labels"), rows)
 
 
 def table_of_promises(promises: Sequence[Promise]) -> str:
@@ -125,9 +148,9 @@ def table_of_promises(promises: Sequence[Promise]) -> str:
         )
         for p in promises
     ]
-    return _table(("what", "measured", "must be", "met"), rows)
+    return table(("what", "measured", "must be", "met"), rows)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -6,7 +6,7 @@ Owns nothing that decides: chunks, evidence, questions and turns are the session
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from streaming.diarizing import Tracker
+from streaming.diarizing import Tracker, tracker_for
 from streaming.engines import (
     ClusterQuestion,
     Clusters,
@@ -15,9 +15,8 @@ from streaming.engines import (
     Samples,
     SpeakerChunk,
 )
-from streaming.grid_speakers import GridTracker
-from streaming.speakers import SpeakerTracker
 from streaming.timeline import SAMPLE_RATE_HZ, Span
+from streaming.tuning import SpeakerHints
 from streaming.turns import Turn
 from tools.diarization_report.hearing import Speech
 
@@ -36,25 +35,31 @@ class Outcome:
     last: tuple[Turn, ...]
 
 
-def tracker_for(profile: DiarizerProfile) -> Tracker:
-    return SpeakerTracker(profile) if profile.grid is None else GridTracker(profile, profile.grid)
-
-
 def whole(
-    profile: DiarizerProfile, samples: Samples, speech: Speech, observe: Observe, group: Group
+    profile: DiarizerProfile,
+    samples: Samples,
+    speech: Speech,
+    observe: Observe,
+    group: Group,
+    hints: SpeakerHints | None = None,
 ) -> tuple[Turn, ...]:
     """What is said in the end; as ``live``, without the way there."""
-    tracker = tracker_for(profile)
+    tracker = tracker_for(profile, hints)
     _hear(tracker, samples, speech, len(samples), observe)
     _regroup(tracker, group, is_last=True)
     return tuple(tracker.turns())
 
 
 def live(
-    profile: DiarizerProfile, samples: Samples, speech: Speech, observe: Observe, group: Group
+    profile: DiarizerProfile,
+    samples: Samples,
+    speech: Speech,
+    observe: Observe,
+    group: Group,
+    hints: SpeakerHints | None = None,
 ) -> Outcome:
     """In steps of a second."""
-    tracker = tracker_for(profile)
+    tracker = tracker_for(profile, hints)
     first: list[Turn] = []
     for end in [*range(SAMPLE_RATE_HZ, len(samples), SAMPLE_RATE_HZ), len(samples)]:
         is_last = end == len(samples)
