@@ -100,6 +100,8 @@ class GridTracker(EvidenceTracker):
         """Where whole chunks, and the last one, have reached; None before the first."""
         self._last_taken: Span | None = None
         self._provisional_samples = PROVISIONAL_SAMPLES
+        self._provisional_taken: Span | None = None
+        """The newest of them."""
         self._provisional: _Seen | None = None
         self._chunks: list[_Seen] = []
         self._settled_chunk = 0
@@ -189,15 +191,21 @@ class GridTracker(EvidenceTracker):
         least = self._profile.chunk_samples_min if self._taken_until is None else 1
         if self._last_taken is not None or end - taken < least:
             return []
-        self._last_taken, self._taken_until = Span(self._next_start, end), end
-        return [self._last_taken]
+        self._last_taken = last = Span(self._next_start, end)
+        self._taken_until = end
+        if last != self._provisional_taken:
+            return [last]
+        if self._provisional is not None and self._provisional.span == last:
+            self._chunks, self._provisional = [self._provisional], None
+        return []  # it was looked at already, or is being
 
     def _take_provisional(self) -> list[Span]:
         samples = self._held.end - self._next_start
         if self._taken_until is not None or samples < self._provisional_samples:
             return []
         self._provisional_samples = samples + PROVISIONAL_SAMPLES
-        return [Span(self._next_start, self._held.end)]
+        self._provisional_taken = Span(self._next_start, self._held.end)
+        return [self._provisional_taken]
 
     def _observe(self, span: Span, observation: Observation, *, is_whole: bool) -> None:
         number = span.start // self._profile.hop_samples

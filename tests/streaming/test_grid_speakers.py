@@ -129,6 +129,23 @@ def test_a_provisional_chunk_that_comes_too_late_is_dropped() -> None:
     assert lane.embeddings_dropped == 1
 
 
+def test_audio_that_ends_with_a_provisional_chunk_is_looked_at_once() -> None:
+    lane, late = tracker(), tracker()
+    hear(lane, TALK, PROVISIONAL_SAMPLES)
+    assert hear(lane, TALK, PROVISIONAL_SAMPLES, is_last=True) == []
+    late.receive_audio(Span(0, PROVISIONAL_SAMPLES), is_last=False)
+    chunks = late.take_chunks()
+    late.receive_audio(Span(0, PROVISIONAL_SAMPLES), is_last=True)
+    assert late.take_chunks() == []
+    late.receive_observations(chunks, [observe(TALK, chunk) for chunk in chunks])
+    question = late.question(is_last=True)
+    assert question is not None
+    late.receive_clusters(group(question))
+    for each in (lane, late):
+        assert in_seconds(each.turns()) == {("S1", 1, 2)}
+        assert each.unseen_from is None
+
+
 def test_chunks_that_come_back_in_another_order_change_nothing() -> None:
     lane, other = tracker(), tracker()
     hear(lane, TALK, 20 * SECOND, is_last=True)
