@@ -147,6 +147,12 @@ class Host:
         return (start.speakers or start.speakers_max or VOICES_MAX) < VOICES_MAX
 
     @property
+    def hop_samples(self) -> int:
+        """From chunk to chunk of a grid."""
+        assert self._options.diarizer is not None
+        return self._options.diarizer.hop_samples
+
+    @property
     def chunk_samples(self) -> int | None:
         """What its diarizer is shown of each chunk, silence behind a shorter one; None where that
         is the chunk as it is."""

@@ -234,7 +234,7 @@ class SessionWorld:
             if not host.is_well_diarized or host.script.names[lane] is not None:
                 continue
             if host.has_grid:
-                checkers.check_named(events, lane, arrived)
+                checkers.check_named(events, lane, arrived, host.hop_samples)
             if not host.has_too_few_voices:
                 checkers.check_voices(events, lane, arrived)
 
