@@ -5,6 +5,7 @@ import io
 import re
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -211,7 +212,12 @@ async def test_it_watches_until_ctrl_c(tmp_path: Path) -> None:
     async with running(tmp_path) as front:
         pages = count_pages(front)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *words, front.url, stdout=asyncio.subprocess.PIPE
+            sys.executable,
+            *words,
+            front.url,
+            stdout=asyncio.subprocess.PIPE,
+            # Tests that run in the background of a shell were told to ignore it.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         try:
             await until(lambda: len(pages) > 3)
