@@ -47,8 +47,6 @@ EVENTS_PER_WRITE = 64
 WRITE_SECONDS_MAX = 30.0
 """A client that takes nothing for this long is cut off."""
 HEARTBEAT_SECONDS = 20.0
-PROTOCOL = "captiond"
-"""Label of the native protocol in metrics."""
 
 _log = structlog.get_logger(__name__)
 
@@ -71,6 +69,13 @@ class Desk(Protocol):
     def check_language(self, language: str | None) -> None: ...
 
     def check_guidance(self, message: Configure) -> None: ...
+
+
+class Gatekeeper(Protocol):
+    """Says whether the load leaves room for one more session."""
+
+    def check(self) -> None:
+        """Raises: Overloaded."""
 
 
 class Connection(abc.ABC):

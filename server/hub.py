@@ -50,6 +50,7 @@ from streaming.wire import (
 )
 
 PROTOCOL = "captiond"
+"""Label of the native protocol in metrics."""
 CLOSE_SECONDS_MAX = 1.0
 """At the end of a drain, for the records of sessions that nobody can come back to."""
 STORE_RETRY_AFTER_MS = 3_000

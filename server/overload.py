@@ -21,9 +21,9 @@ from server.admission import (
     shed_error,
     who_goes,
 )
-from server.connection import PROTOCOL, Connection
+from server.connection import Connection
 from server.dispatch import Dispatcher, Outcome
-from server.hub import Hub
+from server.hub import PROTOCOL, Hub
 from server.live import LiveSession
 from server.load import LoadMeter
 from server.memory import memory_limit_bytes, used_bytes

@@ -13,7 +13,15 @@ comes to its end is stored like any other.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,7 +36,7 @@ from server.live import LiveSession
 from server.store import StoreError, TranscriptStore
 from server.telemetry import Metrics
 from streaming.engines import DecodingFigures, Samples
-from streaming.errors import CaptiondError, Draining
+from streaming.errors import CaptiondError, Draining, Overloaded
 from streaming.eventlog import Behind, Cursor
 from streaming.events import Done, DurableEvent, Event, Final, LanguageDetected
 from streaming.exports.transcript import Transcript
@@ -42,6 +50,10 @@ INTRODUCTION_PAUSE_MS = 3_000
 """Longer than any utterance goes on without a word."""
 LOOK_SECONDS = 1.0
 """How soon it is noticed that the client has gone."""
+
+UPLOADS_MAX = 16
+"""At once, of one protocol: each has a decoder process, and may hold 25 MB until it is whole."""
+UPLOADS_RETRY_AFTER_MS = 3_000
 
 _log = structlog.get_logger(__name__)
 
@@ -65,6 +77,27 @@ class Desk(Protocol):
     ) -> tuple[LiveSession, Ready]: ...
 
     def drop(self, session_id: str) -> None: ...
+
+
+class UploadPlaces:
+    """Those of one protocol's recordings."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    @contextlib.contextmanager
+    def take(self) -> Iterator[None]:
+        """One, for the block. Raises: Overloaded."""
+        if self._taken >= UPLOADS_MAX:
+            raise Overloaded(
+                f"{UPLOADS_MAX} recordings are being taken already; send it again",
+                retry_after_ms=UPLOADS_RETRY_AFTER_MS,
+            )
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
 
 class ClientGone(Exception):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from server import recordings
 from server.protocols import openai_form, openai_rest
 from server.protocols.openai_rest import error_fields
 from streaming.errors import CaptiondError
@@ -54,5 +55,5 @@ def test_every_header_is_named(header: str) -> None:
 
 def test_limits_are_those_of_the_code() -> None:
     assert f"{openai_form.FILE_BYTES_MAX // openai_form.MIB} MB" in PART
-    assert f"{openai_rest.UPLOADS_MAX} uploads" in PART
+    assert f"{recordings.UPLOADS_MAX} uploads" in PART
     assert f"for {openai_form.PART_SECONDS_MAX:.0f} s" in PART

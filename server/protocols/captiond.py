@@ -13,7 +13,8 @@ from typing import ClassVar
 
 from aiohttp import WSMessage, WSMsgType
 
-from server.connection import PROTOCOL, Connection, Desk, silent_for
+from server.connection import Connection, Desk, silent_for
+from server.hub import PROTOCOL
 from server.limits import PacketGate
 from server.socket import CaptionSocket
 from streaming.errors import BadAudio, CaptiondError, OutOfOrder

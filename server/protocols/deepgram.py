@@ -5,10 +5,7 @@ so that clients give up where trying again is of no use. What is said on the soc
 ``deepgram_connection``'s.
 """
 
-import contextlib
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Protocol
 from uuid import uuid4
 
 import orjson
@@ -17,7 +14,7 @@ from aiohttp import hdrs, web
 
 from server.admission import RETRY_AFTER_FULL_MS
 from server.config import Settings
-from server.connection import HEARTBEAT_SECONDS, Connection
+from server.connection import HEARTBEAT_SECONDS, Connection, Gatekeeper
 from server.guard import DIALECTS, TENANT, Dialect, offered_subprotocols
 from server.hub import Hub
 from server.limits import PacketGate
@@ -26,7 +23,7 @@ from server.protocols.deepgram_connection import DeepgramConnection, model_of
 from server.protocols.deepgram_query import DEFAULT_LANGUAGE, ListenOptions, parse_query
 from server.protocols.deepgram_recording import Upload, decoder_header
 from server.protocols.deepgram_socket import PROTOCOL, DeepgramSocket
-from server.recordings import ClientGone, Recording
+from server.recordings import ClientGone, Recording, UploadPlaces
 from server.recordings import heard as heard_of
 from streaming.errors import (
     BadAudio,
@@ -44,9 +41,6 @@ from streaming.errors import (
 from streaming.wire import Configure
 
 LISTEN_PATH = "/v1/listen"
-UPLOADS_MAX = 16
-"""Recordings at the same time; each has a decoder process."""
-UPLOADS_RETRY_AFTER_MS = 3_000
 REQUEST_ID_HEADER = "dg-request-id"
 ERROR_HEADER = "dg-error"
 HEADER_CHARACTERS_MAX = 500
@@ -70,13 +64,6 @@ BAD_REQUEST = "BAD_REQUEST"
 _log = structlog.get_logger(__name__)
 
 
-class Gatekeeper(Protocol):
-    """Says whether the load leaves room for one more session."""
-
-    def check(self) -> None:
-        """Raises: Overloaded."""
-
-
 class DeepgramRoutes:
     """The handlers, over one hub."""
 
@@ -92,7 +79,7 @@ class DeepgramRoutes:
         self._gatekeeper = gatekeeper
         self._connections = connections
         self._settings = settings
-        self._uploads = 0
+        self._uploads = UploadPlaces()
 
     def add_to(self, app: web.Application) -> None:
         """``app`` has its ``DIALECTS``."""
@@ -133,26 +120,12 @@ class DeepgramRoutes:
                 "recording itself as the body"
             )
         options = self._options(request, request[TENANT])
-        with self._place():
+        with self._uploads.take():
             try:
                 return await self._transcribe(request, options)
             except (ConnectionError, ClientGone):
                 _log.info("client of a recording gone", protocol=PROTOCOL)
                 return web.Response(status=499)  # nobody reads it
-
-    @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """Raises: Overloaded."""
-        if self._uploads >= UPLOADS_MAX:
-            raise Overloaded(
-                f"{UPLOADS_MAX} recordings are being taken already; send it again",
-                retry_after_ms=UPLOADS_RETRY_AFTER_MS,
-            )
-        self._uploads += 1
-        try:
-            yield
-        finally:
-            self._uploads -= 1
 
     async def _transcribe(self, request: web.Request, options: ListenOptions) -> web.Response:
         created = datetime.now(UTC)

@@ -11,14 +11,14 @@ import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import structlog
 from aiohttp import hdrs, web
 
 from server.admission import RETRY_AFTER_DRAINING_MS
-from server.connection import WRITE_SECONDS_MAX
+from server.connection import WRITE_SECONDS_MAX, Gatekeeper
 from server.guard import DIALECTS, TENANT, Dialect
 from server.hub import EnginesInUse, Hub
 from server.protocols import openai_bodies as bodies
@@ -31,12 +31,11 @@ from server.protocols.openai_form import (
     wishes_of,
     without_guidance,
 )
-from server.recordings import ClientGone, Heard, Recording
+from server.recordings import ClientGone, Heard, Recording, UploadPlaces
 from streaming.errors import (
     CaptiondError,
     EngineFailed,
     InternalError,
-    Overloaded,
     ServerError,
     TooFast,
     Unauthorized,
@@ -50,9 +49,6 @@ PROTOCOL = "openai"
 TRANSCRIPTIONS_PATH = "/v1/audio/transcriptions"
 TRANSLATIONS_PATH = "/v1/audio/translations"
 MODELS_PATH = "/v1/models"
-UPLOADS_MAX = 16
-"""At once: each may hold 25 MB until its form is whole."""
-UPLOADS_RETRY_AFTER_MS = 3_000
 ENGINES_RETRY_AFTER_MS = 5_000
 OWNER = "captiond"
 REQUEST_ID_HEADER = "x-request-id"
@@ -66,20 +62,13 @@ DAMAGED_HEADER = "captiond-damaged-packets"
 _log = structlog.get_logger(__name__)
 
 
-class Gatekeeper(Protocol):
-    """Says whether the load leaves room for one more session."""
-
-    def check(self) -> None:
-        """Raises: Overloaded."""
-
-
 class OpenAiRoutes:
     """The handlers, over one hub."""
 
     def __init__(self, hub: Hub, gatekeeper: Gatekeeper) -> None:
         self._hub = hub
         self._gatekeeper = gatekeeper
-        self._uploads = 0
+        self._uploads = UploadPlaces()
         self._since_s = int(time.time())
 
     def add_to(self, app: web.Application) -> None:
@@ -118,16 +107,8 @@ class OpenAiRoutes:
         """Before the upload is read: what would be refused need not be sent at all."""
         self._hub.admit(tenant)
         self._gatekeeper.check()
-        if self._uploads >= UPLOADS_MAX:
-            raise Overloaded(
-                f"{UPLOADS_MAX} recordings are being taken already; send it again",
-                retry_after_ms=UPLOADS_RETRY_AFTER_MS,
-            )
-        self._uploads += 1
-        try:
+        with self._uploads.take():
             yield
-        finally:
-            self._uploads -= 1
 
     def _offered(self, wishes: Wishes) -> Wishes:
         """As far as the engines can. Raises: BadField."""

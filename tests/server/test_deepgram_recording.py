@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from server.protocols import deepgram, deepgram_recording
+from server.protocols import deepgram_recording
 from tests.server_fakes import Front, running
 from tests.system.talker import clip, texts
 
@@ -122,7 +122,7 @@ async def test_an_upload_that_stands_still_is_given_up(
 
 
 async def test_so_many_recordings_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deepgram, "UPLOADS_MAX", 0)
+    monkeypatch.setattr("server.recordings.UPLOADS_MAX", 0)
     async with running(tmp_path) as front:
         told, headers = await post(front, packed(), 503)
         assert told["err_code"] == "SERVICE_UNAVAILABLE"

@@ -257,7 +257,7 @@ async def test_a_large_file_is_refused(front: Front, monkeypatch: pytest.MonkeyP
 async def test_too_many_uploads_are_told_to_come_again(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_rest, "UPLOADS_MAX", 0)
+    monkeypatch.setattr("server.recordings.UPLOADS_MAX", 0)
     reply = await post(front)
     assert (reply.status, reply.headers["Retry-After"]) == (503, "3")
     assert reply.error["type"] == "server_error"
