@@ -7,19 +7,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import soundfile
 
+from tests.browser_page import ARGUMENTS, CHROMIUM, Page
 from tests.first_hour import ROOT, Reader
 
-CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
-ARGUMENTS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--use-fake-device-for-media-stream",
-)
 CLIP = ROOT / "server" / "assets" / "demo_clip" / "clip.flac"
 SPOKEN_SECONDS = 9.5
 DONE_MS = 60_000
@@ -31,7 +25,6 @@ LEVEL_MOVES = """async () => {
     await new Promise(requestAnimationFrame);
   }
 }"""
-Page = Any
 
 
 class MeetingBrowser:

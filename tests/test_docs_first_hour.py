@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser_page import CHROMIUM
 from tests.first_hour import ROOT, Reader, blocks_of, missing_programs
-from tests.first_hour_browser import CHROMIUM, PHONE_SEES, MeetingBrowser, network_address
+from tests.first_hour_browser import PHONE_SEES, MeetingBrowser, network_address
 
 DOCS = ROOT / "docs"
 BLOCKS_NOT_RUN = {

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,18 @@ import pytest_asyncio
 import soundfile
 
 from server.child import ServerChild, running_server
+from tests.browser_page import (
+    ARGUMENTS,
+    CHROMIUM,
+    MICROPHONE_ALLOWED,
+    Browser,
+    Page,
+    clean_page,
+)
 
 ROOT = Path(__file__).parents[2]
 CLIP = ROOT / "server" / "assets" / "demo_clip" / "clip.flac"
 PICTURES = ROOT / "docs" / "captions-page"
-CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
-ARGUMENTS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"),
-)
 RATE = 16_000
 LEAD_SECONDS = 4.0
 """Of silence before the clip: what a microphone hears before the session is open is not captioned.
@@ -51,9 +52,6 @@ new PerformanceObserver((list) => {
 }).observe({type: "layout-shift", buffered: true});
 """
 """Adds up every shift that the browser sees, also those that come right after a key or a click."""
-
-Page = Any
-Browser = Any
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +79,11 @@ async def browser(playwright_api: Any, spoken: Path) -> AsyncIterator[Browser]:
     async with playwright_api.async_playwright() as playwright:
         launched = await playwright.chromium.launch(
             executable_path=CHROMIUM,
-            args=[*ARGUMENTS, f"--use-file-for-fake-audio-capture={spoken}%noloop"],
+            args=[
+                *ARGUMENTS,
+                MICROPHONE_ALLOWED,
+                f"--use-file-for-fake-audio-capture={spoken}%noloop",
+            ],
         )
         yield launched
         await launched.close()
@@ -128,30 +130,10 @@ def pictures() -> Path:
 
 @asynccontextmanager
 async def page_at(url: str, browser: Browser, **options: Any) -> AsyncIterator[Page]:
-    """A fresh page on which no error may be logged and no other server asked."""
-    complaints: list[str] = []
-    page = await browser.new_page(**{"viewport": {"width": 960, "height": 600}, **options})
-    origin = "/".join(url.split("/")[:3])
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: _note_foreign(request.url, origin, complaints))
-    page.on("console", lambda message: _note_policy(message.text, complaints))
-    await page.add_init_script(SHIFTS)
-    await page.goto(url)
-    try:
+    """A clean one, which adds up how far things moved on it."""
+    options = {"viewport": {"width": 960, "height": 600}, **options}
+    async with clean_page(url, browser, script=SHIFTS, **options) as page:
         yield page
-    finally:
-        await page.close()
-    assert complaints == []
-
-
-def _note_foreign(asked: str, origin: str, complaints: list[str]) -> None:
-    if not asked.startswith((origin, "blob:")):
-        complaints.append(f"asked {asked}")
-
-
-def _note_policy(text: str, complaints: list[str]) -> None:
-    if "Content Security Policy" in text or "TrustedHTML" in text or "TrustedScript" in text:
-        complaints.append(text)
 
 
 async def texts(page: Page, selector: str) -> list[str]:

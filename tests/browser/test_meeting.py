@@ -16,12 +16,8 @@ import pytest
 
 from server.scoring import WordErrors, normalized, word_errors
 from tests.browser.conftest import (
-    ARGUMENTS,
-    CHROMIUM,
     CLIP,
     DEMO,
-    Browser,
-    Page,
     Place,
     finished,
     heard_all,
@@ -32,6 +28,7 @@ from tests.browser.conftest import (
     texts,
     until_state,
 )
+from tests.browser_page import ARGUMENTS, CHROMIUM, Browser, Page
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 

@@ -11,8 +11,6 @@ import pytest_asyncio
 from tests.browser.conftest import (
     CLIP,
     SCRIPTED,
-    Browser,
-    Page,
     new_place,
     page_at,
     shifts,
@@ -20,6 +18,7 @@ from tests.browser.conftest import (
     until_state,
 )
 from tests.browser.long_session import HOSTILE, Long, long_session
+from tests.browser_page import Browser, Page
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 

@@ -3,9 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import numpy as np
@@ -16,32 +14,26 @@ import soundfile
 from clients.stream import CaptionStream
 from streaming.exports.transcript import plain
 from streaming.scripted_audio import word_text
+from tests.browser_page import (
+    ARGUMENTS,
+    CHROMIUM,
+    MICROPHONE_ALLOWED,
+    Browser,
+    Page,
+    clean_page,
+)
 from tests.clients.conftest import scripted_clip, serving
 from tests.clients.test_real_server import CuttingRelay, relay
 
 playwright_api = pytest.importorskip(
     "playwright.async_api", reason="playwright is not installed: pip install 'captiond[test]'"
 )
-CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
 ]
 
-Page = Any
-Browser = Any
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
-]
 RATE = 16_000
 DONE_MS = 30_000
 
@@ -66,36 +58,10 @@ async def browser(spoken: Path) -> AsyncIterator[Browser]:
     async with playwright_api.async_playwright() as playwright:
         launched = await playwright.chromium.launch(
             executable_path=CHROMIUM,
-            args=[*ARGUMENTS, f"--use-file-for-fake-audio-capture={spoken}"],
+            args=[*ARGUMENTS, MICROPHONE_ALLOWED, f"--use-file-for-fake-audio-capture={spoken}"],
         )
         yield launched
         await launched.close()
-
-
-@asynccontextmanager
-async def page_at(url: str, browser: Browser, **options: Any) -> AsyncIterator[Page]:
-    """A fresh page on which no error may be logged and no other server asked."""
-    complaints: list[str] = []
-    page = await browser.new_page(**options)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: _note_foreign(request.url, url, complaints))
-    page.on("console", lambda message: _note_policy(message.text, complaints))
-    await page.goto(url)
-    try:
-        yield page
-    finally:
-        await page.close()
-    assert complaints == []
-
-
-def _note_foreign(asked: str, url: str, complaints: list[str]) -> None:
-    if not asked.startswith((url, "blob:")):
-        complaints.append(f"asked {asked}")
-
-
-def _note_policy(text: str, complaints: list[str]) -> None:
-    if "Content Security Policy" in text:
-        complaints.append(text)
 
 
 async def texts(page: Page, selector: str) -> list[str]:
@@ -115,7 +81,7 @@ def lines(stream: int, words: int) -> list[str]:
 async def test_a_wav_file_comes_through_word_for_word(
     real_server: str, browser: Browser, clip: Path
 ) -> None:
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         await page.set_input_files("#file", clip)
         await finished(page)
         assert await texts(page, "#finals .words") == lines(22, 20)
@@ -132,7 +98,7 @@ async def test_a_file_can_be_played_or_split_by_channel(
     mono = scripted_clip(23, 5)
     channels = np.stack([mono, mono], axis=1) if option == "channels" else mono
     soundfile.write(path, channels, RATE, subtype="PCM_16")
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         await page.click("#settings summary")
         await page.check(f"#{option}")
         await page.set_input_files("#file", path)
@@ -147,7 +113,7 @@ async def test_other_files_go_through_the_browsers_decoder(
 ) -> None:
     path = tmp_path / "clip.flac"
     soundfile.write(path, np.stack([scripted_clip(24, 5)] * 2, axis=1), RATE, subtype="PCM_16")
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         await page.set_input_files("#file", path)
         await finished(page)
         assert await texts(page, "#finals .words") == lines(24, 5)
@@ -158,7 +124,7 @@ async def test_what_is_no_sound_says_what_to_choose(
 ) -> None:
     path = tmp_path / "notes.wav"
     path.write_text("no sound")
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         await page.set_input_files("#file", path)
         await page.wait_for_selector("#notice:visible")
         assert "WAV, MP3, OGG, FLAC" in await page.inner_text("#notice-text")
@@ -170,7 +136,7 @@ async def test_cut_connections_lose_and_double_nothing(
     breaking = CuttingRelay(real_server, cuts=0, bytes_between=60_000)
     async with relay(breaking) as address:
         url = address.replace("ws://", "http://")
-        async with page_at(url, browser) as page:
+        async with clean_page(url, browser) as page:
             breaking.allow_cuts(5)
             await page.set_input_files("#file", clip)
             await finished(page)
@@ -179,7 +145,7 @@ async def test_cut_connections_lose_and_double_nothing(
 
 
 async def test_the_microphone_is_heard_until_stop(real_server: str, browser: Browser) -> None:
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         await page.click("#microphone")
         await page.wait_for_selector("#state:text-is('Listening')")
         await page.evaluate(
@@ -198,7 +164,7 @@ async def test_the_microphone_is_heard_until_stop(real_server: str, browser: Bro
 async def test_transcripts_can_be_downloaded(
     real_server: str, browser: Browser, clip: Path
 ) -> None:
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         await page.set_input_files("#file", clip)
         await finished(page)
         for kind in ("txt", "srt", "vtt", "json"):
@@ -212,7 +178,7 @@ async def test_transcripts_can_be_downloaded(
 async def test_a_refused_microphone_says_where_to_allow_it(
     real_server: str, browser: Browser
 ) -> None:
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         await page.evaluate(
             """() => { navigator.mediaDevices.getUserMedia = async () => {
                  throw new DOMException("no", "NotAllowedError"); }; }"""
@@ -226,7 +192,7 @@ async def test_a_refused_microphone_says_where_to_allow_it(
 async def test_a_page_by_plain_http_from_elsewhere_says_why_there_is_no_microphone(
     real_server: str, browser: Browser
 ) -> None:
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         await page.add_init_script(
             "Object.defineProperty(window, 'isSecureContext', {get: () => false})"
         )
@@ -235,7 +201,7 @@ async def test_a_page_by_plain_http_from_elsewhere_says_why_there_is_no_micropho
 
 
 async def test_what_is_spoken_is_never_markup(real_server: str, browser: Browser) -> None:
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         await page.evaluate(
             """async () => {
               const { CaptionView } = await import("/static/view.js");
@@ -254,7 +220,7 @@ async def test_what_is_spoken_is_never_markup(real_server: str, browser: Browser
 async def test_revisions_recolour_words_and_names_can_be_given(
     real_server: str, browser: Browser
 ) -> None:
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         await page.evaluate(
             """async () => {
               const { CaptionView } = await import("/static/view.js");
@@ -277,7 +243,7 @@ async def test_revisions_recolour_words_and_names_can_be_given(
 async def test_text_is_made_inert_as_in_the_exports(real_server: str, browser: Browser) -> None:
     characters = [chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000]
     hostile = ["<b>bold</b>", " two\t\n \u3000 wide ", *(f" a{c}b {c}" for c in characters)]
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         made = await page.evaluate(
             """async (all) => {
               const { plain } = await import("/static/fold.js");
@@ -291,7 +257,7 @@ async def test_text_is_made_inert_as_in_the_exports(real_server: str, browser: B
 async def test_a_reader_forgets_what_a_server_showed_and_lost(
     real_server: str, browser: Browser
 ) -> None:
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         seen = await page.evaluate(
             """async () => {
               const { SessionReader } = await import("/static/reader.js");
@@ -364,7 +330,7 @@ LOSING_SERVER = """
 async def test_what_a_server_lost_and_makes_anew_is_shown_and_read_out_once(
     real_server: str, browser: Browser, clip: Path
 ) -> None:
-    async with page_at(real_server, browser) as page:
+    async with clean_page(real_server, browser) as page:
         await page.add_init_script(LOSING_SERVER)
         await page.reload()
         await page.set_input_files("#file", clip)
@@ -378,8 +344,8 @@ async def test_what_a_server_lost_and_makes_anew_is_shown_and_read_out_once(
 async def test_the_page_works_by_keyboard_and_fits_a_phone(
     real_server: str, browser: Browser, clip: Path
 ) -> None:
-    phone = {"viewport": {"width": 360, "height": 720}, "color_scheme": "dark"}
-    async with page_at(real_server, browser, **phone) as page:
+    phone: dict[str, Any] = {"viewport": {"width": 360, "height": 720}, "color_scheme": "dark"}
+    async with clean_page(real_server, browser, **phone) as page:
         for _ in ("skip link", "search", "microphone"):
             await page.keyboard.press("Tab")
         focused = await page.evaluate("document.activeElement.id")
@@ -394,7 +360,7 @@ async def test_a_missing_key_is_asked_for_and_a_full_server_waited_for(
 ) -> None:
     key = "0123456789abcdef"
     with serving(tmp_path, "--api-keys", f"page:{key}", "--sessions-max", "1") as url:
-        async with page_at(url, browser) as page:
+        async with clean_page(url, browser) as page:
             await page.set_input_files("#file", clip)
             await page.wait_for_selector("#notice-action:visible")
             assert "API key" in await page.inner_text("#notice-text")
