@@ -12,6 +12,7 @@ from load_tests.bench.sections.scripted_streams import Load
 from load_tests.bench.sections.whisper_costs import _least
 from load_tests.loop_cost import LagWatch
 from server.scoring import normalized
+from streaming.engines import ACTIVITY_FRAME_SAMPLES
 from streaming.timeline import SAMPLE_RATE_HZ
 
 SECONDS = 12.0
@@ -34,6 +35,16 @@ def test_all_streams_say_the_same_each_from_another_sentence_on() -> None:
     assert sorted(said[0]) == sorted(said[1]) == sorted(said[2])
     assert all(len(normalized(word).split()) == 1 for word in said[0])
     assert 0 < speech_seconds(SECONDS, 1) < SECONDS
+
+
+@pytest.mark.usefixtures("_voices")
+def test_an_utterance_sounds_the_same_in_every_stream() -> None:
+    pieces = utterances_of(SECONDS, 1)
+    assert len(pieces) > 1
+    for recording in rotated(SECONDS, len(pieces), 1):
+        samples, size = recording.samples, len(pieces[0].samples)
+        starts = range(0, len(samples), ACTIVITY_FRAME_SAMPLES)
+        assert any(np.array_equal(samples[at : at + size], pieces[0].samples) for at in starts)
 
 
 @pytest.mark.usefixtures("_voices")
