@@ -11,8 +11,9 @@ Stateless: what a window needs comes with it. Neighbours in a batch change nothi
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -27,6 +28,7 @@ from server.engines.whisper_context import Contexts
 from server.engines.whisper_counters import Counters
 from server.engines.whisper_encoder import LogMel
 from server.engines.whisper_greedy import Task, Transcript
+from server.engines.whisper_mixed import is_sure
 from server.engines.whisper_network import Network, Networks
 from server.engines.whisper_options import WhisperOptions
 from server.engines.whisper_rules import Rules, Sampler
@@ -144,7 +146,57 @@ class WhisperRecognizer:
         self, network: Network, windows: list[SpeechWindow], positions: int
     ) -> list[Decoded]:
         """Windows that share an encoder context, from samples to words."""
-        states = self._encode(network, windows, positions)
+        mixed: dict[int, Decoded] = {}
+        if network is self._networks.final and positions == network.encoder.positions_max:
+            mixed = self._mixed(network, windows)
+        found = {index: one for index, one in mixed.items() if is_believed(one)}
+        self.counters.mixed_finals += len(found)
+        rest = [index for index in range(len(windows)) if index not in found]
+        if rest:
+            # What was doubted is a good draft, and changes nothing.
+            again = [drafted(windows[index], mixed.get(index)) for index in rest]
+            found |= zip(rest, self._heard(network, again, positions), strict=True)
+        decoded = [found[index] for index in range(len(windows))]
+        self._count(decoded)
+        return decoded
+
+    def _mixed(self, network: Network, windows: list[SpeechWindow]) -> dict[int, Decoded]:
+        """By index, those that leave the mixed encoder enough silence."""
+        encoder = self._networks.mixed
+        # A language is a decision too, and one that nobody looks at twice.
+        chosen = {
+            index: window
+            for index, window in enumerate(windows)
+            if encoder is not None and encoder.pays(len(window.samples))
+            if self._known_language(window) is not None
+        }
+        if encoder is None or not chosen:
+            return {}
+        positions = network.encoder.positions_max
+        states = torch.cat(
+            [
+                self._timed(
+                    partial(encoder, samples=len(window.samples)),
+                    self._heard_features([window], positions),
+                )
+                for window in chosen.values()
+            ]
+        )
+        decoded, _ = self._decoded(network, list(chosen.values()), states)
+        return dict(zip(chosen, decoded, strict=True))
+
+    def _heard(
+        self, network: Network, windows: list[SpeechWindow], positions: int
+    ) -> list[Decoded]:
+        """In one number format throughout; what a guard doubts is decoded again."""
+        states = self._timed(network.encoder, self._heard_features(windows, positions))
+        decoded, tasks = self._decoded(network, windows, states)
+        return self._believed(network, decoded, states, tasks)
+
+    def _decoded(
+        self, network: Network, windows: list[SpeechWindow], states: Tensor
+    ) -> tuple[list[Decoded], list[Task]]:
+        """Greedy, in words."""
         languages = self._languages(network, windows, states)
         tasks = [
             self.task(window, language)
@@ -157,17 +209,18 @@ class WhisperRecognizer:
             for window, transcript, language in zip(windows, transcripts, languages, strict=True)
         ]
         self.counters.words_s += time.perf_counter() - started
-        believed = self._believed(network, decoded, states, tasks)
-        self._count(decoded)
-        return believed
+        return decoded, tasks
 
-    def _encode(self, network: Network, windows: list[SpeechWindow], positions: int) -> Tensor:
+    def _heard_features(self, windows: list[SpeechWindow], positions: int) -> Tensor:
         started = time.perf_counter()
         features = self._features([window.samples for window in windows], 2 * positions)
-        heard = time.perf_counter()
-        states = network.encoder(features)
-        self.counters.features_s += heard - started
-        self.counters.encoder_s += time.perf_counter() - heard
+        self.counters.features_s += time.perf_counter() - started
+        return features
+
+    def _timed(self, encode: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+        started = time.perf_counter()
+        states = encode(features)
+        self.counters.encoder_s += time.perf_counter() - started
         return states
 
     def _languages(
@@ -301,6 +354,16 @@ class WhisperRecognizer:
             return Hypothesis((), *language, guards=guards)
         tokens = tuple(decoded.transcript.tokens)
         return Hypothesis(decoded.words, *language, tokens, guards, decoded.figures)
+
+
+def is_believed(decoded: Decoded) -> bool:
+    """A final by the mixed encoder that float32 throughout would not change."""
+    return is_sure(decoded.transcript) and not decoded.guards
+
+
+def drafted(window: SpeechWindow, heard: Decoded | None) -> SpeechWindow:
+    """The window, with what was heard of it already for a draft."""
+    return window if heard is None else replace(window, draft=tuple(heard.transcript.tokens))
 
 
 def _calibrated_margin_s(checkpoint: Checkpoint, options: WhisperOptions) -> float:

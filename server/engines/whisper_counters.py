@@ -14,6 +14,8 @@ class Counters:
     final_text_tokens: int = 0
     guarded_finals: int = 0
     """Finals that a guard fired on."""
+    mixed_finals: int = 0
+    """Finals for which the mixed encoder was enough."""
     features_s: float = 0.0
     encoder_s: float = 0.0
     """Keys and values for the decoder included."""

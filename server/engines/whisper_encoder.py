@@ -108,7 +108,7 @@ class LeanEncoder:
             for conv in (encoder.conv1, encoder.conv2)
         ]
         self._positions: Tensor = encoder.embed_positions.weight.detach().float()
-        self._layers = [_EncoderLayer(layer, dtype) for layer in encoder.layers]
+        self.layers = [EncoderLayer(layer, dtype) for layer in encoder.layers]
         self._norm = Norm(encoder.layer_norm, dtype)
 
     @property
@@ -121,17 +121,27 @@ class LeanEncoder:
 
     def __call__(self, features: Tensor) -> Tensor:
         """(rows, mels, frames) to (rows, frames / 2, width), in the weights' dtype."""
+        x = self.embedded(features)
+        for layer in self.layers:
+            x = layer(x)
+        return self.normed(x)
+
+    def embedded(self, features: Tensor, first: int = 0) -> Tensor:
+        """What the layers read, float32, for features whose frames begin at position ``first``."""
         x = features.to(self._dtype)
         for weight, bias, stride in self._convolutions:
             x = functional.gelu(functional.conv1d(x, weight, bias, stride=stride, padding=1))
         x = x.transpose(1, 2).float()
-        x = x + self._positions[: x.shape[1]]
-        for layer in self._layers:
-            x = layer(x)
+        return x + self._positions[first : first + x.shape[1]]
+
+    def normed(self, x: Tensor) -> Tensor:
+        """What the decoder reads, from the last layer's output."""
         return self._norm(x)
 
 
-class _EncoderLayer:
+class EncoderLayer:
+    """One layer, in the number format of its weights; the residual stream is float32."""
+
     def __init__(self, layer: Any, dtype: torch.dtype) -> None:
         attention = layer.self_attn
         self._norm = Norm(layer.self_attn_layer_norm, dtype)
@@ -142,16 +152,25 @@ class _EncoderLayer:
         self._feed = Feed(layer, dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
+        query, key, value = self.asked(x)
+        return self.answered(x, attend(query, key, value))
+
+    def asked(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, each of shape (rows, heads, positions, head width)."""
         rows, positions, width = x.shape
         projected = functional.linear(self._norm(x), *self._inputs)
         split = projected.view(rows, positions, 3, self._heads, width // self._heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)
-        attended = _attend(query, key, value).transpose(1, 2).reshape(rows, positions, width)
-        return self._feed(x + functional.linear(attended, *self._output))
+        return query, key, value
+
+    def answered(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The layer's output, from its input and what its heads found."""
+        merged = attended.transpose(1, 2).reshape(x.shape)
+        return self._feed(x + functional.linear(merged, *self._output))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Over all positions; each of shape (rows, heads, positions, head width)."""
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Over all keys; each of shape (rows, heads, positions, head width)."""
     if query.dtype is not torch.bfloat16 or query.device.type != "cpu":
         return functional.scaled_dot_product_attention(query, key, value, scale=1.0)
     # torch's fused kernel multiplies bfloat16 no faster than float32; plain products do.

@@ -6,6 +6,7 @@ costs one pass, and a wrong one changes nothing. Rows that have ended leave the 
 Knows nothing of audio, text or guards.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ class Transcript:
     is_cut: bool = False
     """Stopped at its token limit."""
     no_speech_probability: float = 0.0
+    margin: float = math.inf
+    """Of its closest decision, in logits; see ``Choice``."""
     attention: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
     """Of the alignment heads, shape (heads, fed tokens, positions): of the last token of the
     prefix, then of every token that was fed."""
@@ -204,6 +207,7 @@ class Loop:
     def _take(self, row: _Row, choice: Choice) -> bool:
         """Append a token. Returns whether it was the last."""
         transcript = row.transcript
+        transcript.margin = min(transcript.margin, choice.margin)
         if choice.token == self._rules.text_end:
             transcript.end_log_probability = choice.log_probability
             return True

@@ -13,6 +13,7 @@ from server.engines.whisper_decoder import LeanDecoder
 from server.engines.whisper_dtype import compute_dtype
 from server.engines.whisper_encoder import LeanEncoder
 from server.engines.whisper_greedy import Loop, Timing
+from server.engines.whisper_mixed import MixedEncoder
 from server.engines.whisper_options import WhisperOptions
 from server.engines.whisper_rules import Rules
 
@@ -47,6 +48,8 @@ class Networks:
     final: Network
     timing: Timing
     """Of both."""
+    mixed: MixedEncoder | None = None
+    """For finals, before the encoder of ``final``: where that alone is float32."""
 
     @classmethod
     def of(cls, model: Any, options: WhisperOptions, rules: Rules, no_speech: int) -> Self:
@@ -55,7 +58,10 @@ class Networks:
         wanted = final_dtype(options, dtype)
         if wanted is dtype:
             return cls(partial, partial, timing)
-        return cls(partial, Network.of(model, wanted, rules, no_speech, timing), timing)
+        final = Network.of(model, wanted, rules, no_speech, timing)
+        is_mixed = (dtype, wanted) == (torch.bfloat16, torch.float32)
+        mixed = MixedEncoder(final.encoder, partial.encoder) if is_mixed else None
+        return cls(partial, final, timing, mixed)
 
     @property
     def dtype_names(self) -> str:

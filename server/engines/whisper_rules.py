@@ -6,6 +6,7 @@ verified on what ``generate`` would have chosen from. Source of the rules: trans
 Knows nothing of the model, drafts or text.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ class Choice:
     token: int
     log_probability: float
     """Of the token among all tokens, before any rule."""
+    margin: float = math.inf
+    """Logits between what decided and what would have decided otherwise: the two best tokens, or
+    the timestamps together and the best text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +98,28 @@ class Rules:
     ) -> list[Choice]:
         """``logits``: shape (places, vocabulary), float32; changed in place."""
         totals = logits.logsumexp(dim=1)
-        self._apply(logits, places)
-        tokens = logits.argmax(dim=1)
+        margins = self._apply(logits, places)
+        best = logits.topk(2, dim=1)
+        margins = torch.minimum(margins, best.values[:, 0] - best.values[:, 1])
+        tokens = best.indices[:, 0]
         for index, sampler in enumerate(samplers):
             if sampler is not None:
                 tokens[index] = _drawn(logits[index], sampler)
         # What was chosen is legal, so its logit is still there.
         chosen = logits.gather(1, tokens[:, None])[:, 0] - totals
-        pairs = zip(tokens.tolist(), chosen.tolist(), strict=True)
-        return [Choice(token, log_probability) for token, log_probability in pairs]
+        found = zip(tokens.tolist(), chosen.tolist(), margins.tolist(), strict=True)
+        return [Choice(*one) for one in found]
 
-    def _apply(self, logits: Tensor, places: Sequence[Place]) -> None:
+    def _apply(self, logits: Tensor, places: Sequence[Place]) -> Tensor:
+        """Hides what is not legal; returns by how much text or timestamps won, per place."""
         first = [index for index, place in enumerate(places) if place.is_first]
         if first and self.suppressed_first:
             logits[torch.tensor(first)[:, None], list(self.suppressed_first)] = -torch.inf
         if self.suppressed:
             logits.index_fill_(1, torch.tensor(self.suppressed, device=logits.device), -torch.inf)
+        margins = logits.new_full((len(places),), torch.inf)
         if not self.timestamps:
-            return
+            return margins
         text, stamps = logits[:, : self.first_timestamp], logits[:, self.first_timestamp :]
         for index, place in enumerate(places):
             if place.is_first:
@@ -124,8 +132,10 @@ class Rules:
             if place.stamps_from > self.first_timestamp:
                 stamps[index, : place.stamps_from - self.first_timestamp] = -torch.inf
         # Timestamps together against the best single text token.
-        is_stamp = stamps.logsumexp(dim=1) > text.amax(dim=1)
-        text.masked_fill_(is_stamp[:, None], -torch.inf)
+        lead = stamps.logsumexp(dim=1) - text.amax(dim=1)
+        text.masked_fill_((lead > 0)[:, None], -torch.inf)
+        # Where neither is legal a comparison of nothing with nothing decides nothing.
+        return torch.fmin(margins, lead.abs())
 
 
 def _drawn(logits: Tensor, sampler: Sampler) -> int:

@@ -118,3 +118,29 @@ def test_a_higher_temperature_leaves_the_best_more_often() -> None:
         tokens = [choice.token for choice in choices]
         share.append(max(map(tokens.count, set(tokens))) / 200)
     assert share[0] > share[1]
+
+
+def test_a_choice_says_how_close_it_was() -> None:
+    logits = torch.full((1, VOCABULARY), -20.0)
+    logits[0, 7], logits[0, 9] = 4.0, 3.5
+    stamp = FIRST + 2
+    (chosen,) = rules().choose(logits.clone(), [rules().place([stamp])], [None])
+    assert chosen.token == 7
+    assert chosen.margin == pytest.approx(0.5)
+
+
+def test_timestamps_that_nearly_won_together_make_it_close() -> None:
+    logits = torch.full((1, VOCABULARY), -20.0)
+    logits[0, 7] = 4.0
+    logits[0, FIRST + 3 : FIRST + 5] = 4.0 - float(torch.log(torch.tensor(2.0))) - 0.1
+    place = rules().place([FIRST, 7])
+    (chosen,) = rules().choose(logits, [place], [None])
+    assert chosen.token == 7
+    assert chosen.margin == pytest.approx(0.1, abs=1e-4)
+
+
+def test_a_choice_without_another_is_not_close() -> None:
+    logits = torch.full((1, VOCABULARY), -torch.inf)
+    logits[0, 7] = 1.0
+    (chosen,) = rules(timestamps=False).choose(logits, [rules(timestamps=False).place([7])], [None])
+    assert (chosen.token, chosen.margin) == (7, float("inf"))
