@@ -84,14 +84,16 @@ class WhisperRecognizer:
         self._features = LogMel(checkpoint.features, model.device)
         rules = Rules.of(model, self._ids, timestamps=self.timestamps)
         self._networks = Networks.of(model, options, rules, self._ids.no_speech)
+        measured_margin_s = _calibrated_margin_s(checkpoint, options)
         if options.final_context == "calibrated":
-            final_margin_s = _calibrated_margin_s(checkpoint, options)
+            final_margin_s = measured_margin_s
         self._contexts = Contexts.of(
             model.generation_config,
             self._networks.final.encoder.positions_max,
             fast=options.encoder_context == "fast",
             margin_s=options.context_margin_s,
             final_margin_s=final_margin_s,
+            measured_margin_s=measured_margin_s,
         )
         self.counters = Counters()
         self.description = f"whisper {checkpoint.name} {self._networks.dtype_names}"
@@ -366,7 +368,9 @@ def drafted(window: SpeechWindow, heard: Decoded | None) -> SpeechWindow:
     return window if heard is None else replace(window, draft=tuple(heard.transcript.tokens))
 
 
-def _calibrated_margin_s(checkpoint: Checkpoint, options: WhisperOptions) -> float:
-    """Raises: EngineUnavailable for a calibration that is not this checkpoint's."""
-    path = Path(str(options.calibration)).expanduser()
+def _calibrated_margin_s(checkpoint: Checkpoint, options: WhisperOptions) -> float | None:
+    """None without a calibration. Raises: EngineUnavailable for one that is of other weights."""
+    if options.calibration is None:
+        return None
+    path = Path(options.calibration).expanduser()
     return read_calibration(path, checkpoint.folder).context_margin_s

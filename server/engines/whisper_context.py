@@ -2,7 +2,8 @@
 
 Whisper was trained on 30 s. What is shorter costs less, by more than its share, and a checkpoint
 says how short it can go: ``captiond_context_margin_s`` in its generation config is the silence
-that it wants behind a window. Checkpoints that say nothing hear partials with 10 s at least.
+that it wants behind a window. Checkpoints that say nothing hear partials with 10 s at least, until
+a calibration shows that they bear less.
 Contexts come in a few sizes, so that windows of many lengths share a batch.
 """
 
@@ -56,11 +57,16 @@ class Contexts:
         fast: bool,
         margin_s: float | None = None,
         final_margin_s: float | None = None,
+        measured_margin_s: float | None = None,
     ) -> Self:
         """``margin_s`` and ``final_margin_s`` are the operator's; None is the checkpoint's own
-        for partials, and the full context for finals."""
+        for partials, and the full context for finals. ``measured_margin_s``: a calibration's,
+        for finals; a partial's last word may still be going on, and gets no less than a stock
+        checkpoint's."""
         if margin_s is None:
             margin_s = generation_config.to_dict().get(MARGIN_KEY)
+        if margin_s is None and measured_margin_s is not None:
+            margin_s = max(measured_margin_s, STOCK_MARGIN_S)
         stock = Short(STOCK_MARGIN_S, STOCK_CONTEXT_MIN_S)
         partial = stock if margin_s is None else Short(float(margin_s))
         return cls(
