@@ -21,7 +21,6 @@ from server.auth import Keyring, OriginGuard
 from server.config import Settings
 from server.connection import HEARTBEAT_SECONDS, Connection
 from server.dispatch import SHORT_WINDOWS, Outcome, stage_limits
-from server.engine_specs import engine_specs
 from server.engines.errors import EngineUnavailable
 from server.engines.registry import EngineSpec, takes_guidance
 from server.hub import EnginesInUse, Hub
@@ -29,6 +28,7 @@ from server.limits import PacketGate
 from server.listener import Listener, bound_sockets, refusal_of_open_sockets
 from server.load import LoadMeter
 from server.overload import MeteredDispatcher, Overload
+from server.processes import worker_specs
 from server.protocols.captiond import NativeConnection
 from server.protocols.foreign import add_foreign_protocols
 from server.retention import Retention, RetentionOptions
@@ -248,10 +248,10 @@ class Server:
                 overload.deliver(outcomes)
 
     async def _start_workers(self, vitals: Vitals) -> EnginesInUse:
-        specs = await asyncio.to_thread(engine_specs, self._settings)
-        for stage, spec in specs.items():
-            count = self._settings.asr_workers if stage is SessionStage.RECOGNITION else 1
-            self._workers[stage] = [self._worker(spec) for _ in range(count)]
+        specs = await asyncio.to_thread(worker_specs, self._settings)
+        self._workers |= {
+            stage: [self._worker(spec) for spec in own] for stage, own in specs.items()
+        }
         vitals.watch_workers(self._workers)
         every = [worker for workers in self._workers.values() for worker in workers]
         try:

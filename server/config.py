@@ -85,7 +85,11 @@ class Settings(BaseSettings):
     calibration_file: Path | None = Field(
         None, description="what a shorter context costs this checkpoint, as measured"
     )
-    asr_workers: Count = Field(1, description="recognition processes")
+    asr_workers: Count | None = Field(
+        None,
+        description="recognition processes; unset: one for each processor where a checkpoint is no "
+        "larger than whisper-base and runs on processors, else 1",
+    )
     diarizer: str = Field("embedded", min_length=1, description="diarizer; `none` turns it off")
     diarizer_model: str | None = Field(
         None, min_length=1, description="pipeline folder or hub id for the diarizer, or `shipped`"

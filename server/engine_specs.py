@@ -37,7 +37,7 @@ def engine_specs(settings: Settings) -> dict[SessionStage, EngineSpec]:
             choice.name,
             choice.model,
             {**_context_options(settings, choice.name), **settings.asr_options},
-            max(1, budget // settings.asr_workers),
+            max(1, budget // (settings.asr_workers or 1)),
         ),
     }
     if settings.diarizer != NO_DIARIZER:

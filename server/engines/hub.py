@@ -69,6 +69,15 @@ def has_cached_files(model: str) -> bool:
     return any((hub_cache() / f"models--{model.replace('/', '--')}").glob("snapshots/*/*"))
 
 
+def checkpoint_folder(model: str) -> Path | None:
+    """Where its files are, for a folder or a hub id; None for one that was not fetched yet."""
+    if is_folder_name(model):
+        return Path(model).expanduser()
+    cached = hub_cache() / f"models--{model.replace('/', '--')}"
+    revision = cached / "refs" / "main"
+    return cached / "snapshots" / revision.read_text().strip() if revision.is_file() else None
+
+
 def unreachable(model: str, flag: str) -> EngineUnavailable:
     """Neither cached nor to be had."""
     return EngineUnavailable(

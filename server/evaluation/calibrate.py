@@ -15,8 +15,8 @@ from server.config import Settings
 from server.engine_specs import WHISPER_ENGINES
 from server.engines.demo_whisper import demo_checkpoint
 from server.engines.errors import EngineUnavailable
-from server.engines.hub import is_folder_name
-from server.engines.selection import RecognizerChoice, choose_recognizer, hub_cache
+from server.engines.hub import checkpoint_folder
+from server.engines.selection import RecognizerChoice, choose_recognizer
 from server.engines.whisper_calibration import Calibration, fingerprint, write_calibration
 from server.evaluation.manifest import Recording
 from server.evaluation.offline import OfflineEngines
@@ -74,18 +74,10 @@ def whisper_folder(settings: Settings) -> Path:
     Raises: EngineUnavailable.
     """
     choice = check_engine(settings)
-    folder = demo_checkpoint() if choice.model is None else _folder_of(choice.model)
+    folder = demo_checkpoint() if choice.model is None else checkpoint_folder(choice.model)
     if folder is None:
         raise EngineUnavailable(f"no weights of {choice.model or choice.name} on this machine")
     return folder
-
-
-def _folder_of(model: str) -> Path | None:
-    if is_folder_name(model):
-        return Path(model).expanduser()
-    cached = hub_cache() / f"models--{model.replace('/', '--')}"
-    revision = cached / "refs" / "main"
-    return cached / "snapshots" / revision.read_text().strip() if revision.is_file() else None
 
 
 async def trials(
