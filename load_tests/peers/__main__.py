@@ -21,6 +21,8 @@ from load_tests.peers.probing import Bench, Conditions
 from load_tests.peers.report import Row, as_json, as_markdown, failed_row, row_of
 from load_tests.peers.system import PeerFailed, System
 from load_tests.report import provenance
+from server.engines.errors import EngineUnavailable
+from server.engines.whisper_calibration import read_calibration
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = ROOT / "docs" / "benchmarks"
@@ -67,11 +69,15 @@ def preparations(given: argparse.Namespace) -> dict[str, Prepare]:
     """By kind: installs what it takes, and gives what to measure."""
     parent, model, python = given.environments, given.whisper, Path(sys.executable)
 
+    async def ours() -> Path:
+        measured = parent / "calibration.json"
+        return measured if is_of(measured, model) else await captiond.calibrate(model, parent)
+
     async def exact() -> list[System]:
-        return [captiond.exact(model)]
+        return [captiond.exact(model, await ours())]
 
     async def calibrated() -> list[System]:
-        return [captiond.calibrated(model, await captiond.calibrate(model, parent))]
+        return [captiond.calibrated(model, await ours())]
 
     async def live() -> list[System]:
         alone = [f"whisper-live=={whisper_live.VERSION}"]
@@ -86,6 +92,15 @@ def preparations(given: argparse.Namespace) -> dict[str, Prepare]:
         return whisperlivekit.systems(made, await converted(model, parent, python), english)
 
     return dict(zip(KINDS, (exact, calibrated, live, kit), strict=True))
+
+
+def is_of(calibration: Path, model: Path) -> bool:
+    """Whether that file is there, and says how short these weights may hear."""
+    try:
+        read_calibration(calibration, model)
+    except EngineUnavailable:
+        return False
+    return True
 
 
 async def rows_of(kind: str, prepare: Prepare, given: argparse.Namespace) -> list[Row]:

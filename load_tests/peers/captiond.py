@@ -87,6 +87,7 @@ def captiond(name: str, options: Sequence[str], finals: str, why: str) -> System
         why,
         finals,
         {"captiond": version("captiond"), "torch": version("torch")},
+        streams_guess=8,
     )
 
 
@@ -94,14 +95,18 @@ def engine_options(model: Path) -> tuple[str, ...]:
     return ("--asr", "whisper", "--asr-model", str(model), "--diarizer", "none")
 
 
-def exact(model: Path) -> System:
-    why = "the defaults; no diarizer, as the peers run without one"
-    return captiond("captiond, exact finals", engine_options(model), "exact", why)
+def exact(model: Path, calibration: Path | None = None) -> System:
+    options, short = engine_options(model), ""
+    if calibration is not None:
+        options = (*options, "--calibration-file", str(calibration))
+        short = ", partials as short as `captiond calibrate` found good on other sentences"
+    why = f"finals as `generate` gives them{short}; no diarizer, as the peers run without one"
+    return captiond("captiond, exact finals", options, "exact", why)
 
 
 def calibrated(model: Path, calibration: Path) -> System:
     more = ("--final-context", "calibrated", "--calibration-file", str(calibration))
-    why = "finals as short as `captiond calibrate` found good on other sentences of this kind"
+    why = "finals too as short as `captiond calibrate` found good"
     return captiond(
         "captiond, calibrated finals", (*engine_options(model), *more), "calibrated", why
     )

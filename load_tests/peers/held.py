@@ -16,6 +16,8 @@ LATENESS_S_MAX = 0.1
 OTHERS_SHARE_MAX = 0.05
 """Of the machine's processors, for programs that are no part of the measurement."""
 STREAMS_MAX = 256
+FINENESS = 16
+"""A minute of measuring for each stream more is too much where many are held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,11 @@ def shortfalls(probe: Probe, level: Level, wer_of_one: float) -> tuple[str, ...]
     return tuple(told)
 
 
-async def largest(holds: Callable[[int], Awaitable[bool]], streams_max: int = STREAMS_MAX) -> int:
-    """The most streams that hold, 0 where one does not: doubling, then bisection.
+async def largest(
+    holds: Callable[[int], Awaitable[bool]], streams_max: int = STREAMS_MAX, guess: int = 2
+) -> int:
+    """The most streams that hold, 0 where one does not: one, a guess, doubling, then bisection
+    until the next number that does not is at most a sixteenth above.
 
     Takes for granted that who holds N streams holds fewer.
     """
@@ -97,8 +102,8 @@ async def largest(holds: Callable[[int], Awaitable[bool]], streams_max: int = ST
         held = failed
         if held >= streams_max:
             return held
-        failed = min(2 * failed, streams_max)
-    while failed - held > 1:
+        failed = min(max(guess, 2 * failed), streams_max)
+    while failed - held > max(1, held // FINENESS):
         middle = (held + failed) // 2
         if await holds(middle):
             held = middle

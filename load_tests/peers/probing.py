@@ -86,7 +86,7 @@ class Bench:
             print(f"  {level.name}: {streams}: {verdict}", flush=True)
             return not short
 
-        return await held.largest(holds, streams_max)
+        return await held.largest(holds, streams_max, self.system.streams_guess)
 
 
 def _told(probe: Probe) -> str:

@@ -47,6 +47,8 @@ class System:
     finals: str | None = None
     """Of captiond: ``exact`` or ``calibrated``; None for a peer."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    streams_guess: int = 2
+    """Looked at after one stream: only saves time."""
 
 
 def free_port() -> int:

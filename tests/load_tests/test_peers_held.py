@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from load_tests.peers.held import STRICT, USUAL, Probe, largest, shortfalls
+from load_tests.peers.held import FINENESS, STRICT, USUAL, Probe, largest, shortfalls
 
 GOOD = Probe(
     streams=4,
@@ -58,14 +58,15 @@ def test_a_disturbed_machine_is_told() -> None:
     assert "50%" in told
 
 
-@given(st.integers(0, 300), st.integers(1, 256))
-async def test_the_search_finds_the_largest(held: int, streams_max: int) -> None:
+@given(st.integers(0, 300), st.integers(1, 256), st.integers(2, 64))
+async def test_the_search_finds_the_largest(held: int, streams_max: int, guess: int) -> None:
     asked = list[int]()
 
     async def holds(streams: int) -> bool:
         asked.append(streams)
         return streams <= held
 
-    assert await largest(holds, streams_max) == min(held, streams_max)
+    found, most = await largest(holds, streams_max, guess), min(held, streams_max)
+    assert found <= most <= found + found // FINENESS
     assert len(asked) == len(set(asked)) <= 18
     assert max(asked) <= streams_max

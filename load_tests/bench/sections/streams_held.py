@@ -57,7 +57,7 @@ async def _measure(effort: Effort, model: Path) -> Figures:
             found[key] = found[f"{key}_strict"] = None
             if effort.options.get("finals", kind) != kind or (effort.is_quick and told):
                 continue
-            system = await _system(kind, model, Path(folder))
+            system = await _system(kind, model, None if effort.is_quick else Path(folder))
             bench = Bench(system, Conditions(seconds, effort.seed), {})
             streams_max = 1 if effort.is_quick else int(effort.options.get("streams", 256))
             found[key] = await bench.most_held(USUAL, streams_max)
@@ -66,12 +66,16 @@ async def _measure(effort: Effort, model: Path) -> Figures:
     return {**found, **told}
 
 
-async def _system(kind: str, model: Path, folder: Path) -> "System":
+async def _system(kind: str, model: Path, folder: Path | None) -> "System":
+    """As short as a calibration made in ``folder`` allows; by default without one."""
     from load_tests.peers import captiond
 
-    if kind == "exact":
+    if folder is None:
         return captiond.exact(model)
-    return captiond.calibrated(model, await captiond.calibrate(model, folder))
+    measured = folder / "calibration.json"
+    if not measured.exists():
+        await captiond.calibrate(model, folder)
+    return (captiond.exact if kind == "exact" else captiond.calibrated)(model, measured)
 
 
 def _told(bench: "Bench", most: int) -> Figures:
