@@ -20,10 +20,10 @@ SEED_FROM ?= 0
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve load bench bench-peers test test-quick test-slow test-browser test-clients test-faults faults-full monitoring-test sim diarization-report segmentation-report model-report docs-check lint format types build clean
+.PHONY: help venv demo serve load bench bench-peers test test-quick test-slow test-browser test-clients test-faults faults-full monitoring-test sim diarization-report segmentation-report model-report reference-checkpoint docs-check lint format types build clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## the environment in .venv, with the versions that are tested
 
@@ -94,6 +94,10 @@ segmentation-report: $(TEST_STAMP) ## the shipped segmentation model beside Sile
 model-report: $(TEST_STAMP) ## what the demo checkpoint can do, measured; ARGS="--seed other"
 	$(BIN)/python -m tools.demo_whisper.report $(ARGS)
 	$(BIN)/python -m tools.demo_whisper.server_report
+
+# An hour of work on two cores by default; ended by Ctrl-C it keeps what it has learned.
+reference-checkpoint: $(TEST_STAMP) ## whisper-tiny's shape trained on prompts and long windows, for the comparison, into build/reference-whisper
+	$(BIN)/python -m tools.reference_whisper --out build/reference-whisper $(ARGS)
 
 test-faults: $(TEST_STAMP) ## kills, cuts, crashes of the store and 500 simulated worlds; 15 minutes at most
 	$(BIN)/python -m load_tests.faults $(ARGS)

@@ -16,12 +16,16 @@ TOKENS_MAX = 220
 
 @torch.inference_mode()
 def greedy(
-    whisper: WhisperForConditionalGeneration, states: Tensor, given: Sequence[int], end: int
+    whisper: WhisperForConditionalGeneration,
+    states: Tensor,
+    given: Sequence[int] | Tensor,
+    end: int,
 ) -> list[list[int]]:
-    """Token ids behind ``given`` up to ``end`` for each of (B, T, d_model) encoder outputs."""
+    """Token ids behind ``given``, one for all or (B, L), up to ``end`` for each of (B, T, d_model)
+    encoder outputs."""
     count = len(states)
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    ids = torch.tensor([list(given)] * count)
+    ids = given if isinstance(given, Tensor) else torch.tensor([list(given)] * count)
     said: list[list[int]] = [[] for _ in range(count)]
     is_done = torch.zeros(count, dtype=torch.bool)
     for _ in range(TOKENS_MAX):

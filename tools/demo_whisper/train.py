@@ -7,10 +7,9 @@ The second is a stage of its own, behind the first: the encoder stays as it is, 
 it has heard is written several times, behind other prompts.  Minutes are those of work: time that
 other programs take does not count.
 
-Runs one process per core (``--processes``), each with a thread and clips of its own, and averages
-their gradients: on two cores that is a third faster than two threads, and suffers less from other
-work. Writes ``checkpoint.pt``, ``loss.csv`` and ``loss.png`` as it goes and the finished folder
-at the end, also when it is ended by SIGTERM or Ctrl-C.
+Runs one process per core (``--processes``; see ``tools.processes``). Writes ``checkpoint.pt``,
+``loss.csv`` and ``loss.png`` as it goes and the finished folder at the end, also when it is ended
+by SIGTERM or Ctrl-C.
 """
 
 import argparse
@@ -19,7 +18,6 @@ import os
 import signal
 import time
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,7 +26,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import distributed, multiprocessing
 
 from tools.demo_whisper import tokenizer as tokenizers
 from tools.demo_whisper.batches import Batches, BatchShape, shape
@@ -38,6 +35,7 @@ from tools.demo_whisper.export import export
 from tools.demo_whisper.model import Losses, Trainee
 from tools.demo_whisper.sentences import SPELLINGS, respelled
 from tools.demo_whisper.tokenizer import Labels
+from tools.processes import average_gradients, joined, of_first, run_together
 
 PEAK_LEARNING_RATE, DECODER_LEARNING_RATE = 1.3e-3, 4e-4
 WARM_UP_STEPS = 100
@@ -51,8 +49,6 @@ PROMPTED: dict[str, dict[str, Any]] = {
     "usual": {"keywords": (*SPELLINGS, "Kubernetes")},
 }
 LOSS_COLUMNS = ("seconds", "step", "total", "text", "ctc", "frames", "phonemes", "guide")
-# Peers wait for one another; somebody may pause the run for a measurement.
-PEER_TIMEOUT = timedelta(hours=6)
 
 console = Console()
 
@@ -138,7 +134,7 @@ class Trainer:
             losses = self.losses(drawn)
         self.optimizer.zero_grad()
         losses.total.backward()  # type: ignore[no-untyped-call]
-        self._average_gradients()
+        average_gradients(self.trainee.parameters(), self.options.processes)
         torch.nn.utils.clip_grad_norm_(self.trainee.parameters(), GRADIENT_NORM_MAX)
         self.optimizer.step()
         self.state.step += 1
@@ -159,23 +155,9 @@ class Trainer:
         written: Losses = self.trainee(self.batches.written(clips, drawn), states)
         return written
 
-    def _average_gradients(self) -> None:
-        if self.options.processes == 1:
-            return
-        gradients = [p.grad for p in self.trainee.parameters() if p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        distributed.all_reduce(flat)
-        sizes = [gradient.numel() for gradient in gradients]
-        parts = torch.split_with_sizes(flat.div_(self.options.processes), sizes)
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-
     def agreed_progress(self) -> float:
         """Rank 0's progress, or more than 1 when it wants to end."""
-        shared = torch.tensor([2.0 if self.wants_end else self.progress], dtype=torch.float64)
-        if self.options.processes > 1:
-            distributed.broadcast(shared, src=0)
-        return float(shared)
+        return of_first(2.0 if self.wants_end else self.progress, self.options.processes)
 
     def run(self) -> None:
         """Train until the time is up or the process is asked to end."""
@@ -287,23 +269,15 @@ def smoothed(values: list[float], keep: float = 0.97) -> list[float]:
 
 def work(rank: int, options: Options) -> None:
     """One process of the run."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.processes))
-    if options.processes > 1:
-        meeting_point = f"file://{(options.out / 'rendezvous').resolve()}"
-        distributed.init_process_group(
-            "gloo", meeting_point, PEER_TIMEOUT, world_size=options.processes, rank=rank
-        )
-    trainer = Trainer(options, rank)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: setattr(trainer, "wants_end", True))
-    trainer.run()
-    if rank == 0:
-        trainer.save()
-        export(trainer.trainee.whisper, trainer.labels, options.out / "model")
-        console.print(f"Exported to {options.out / 'model'}")
-    if options.processes > 1:
-        distributed.barrier()
-        distributed.destroy_process_group()
+    with joined(rank, options.processes, options.out):
+        trainer = Trainer(options, rank)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: setattr(trainer, "wants_end", True))
+        trainer.run()
+        if rank == 0:
+            trainer.save()
+            export(trainer.trainee.whisper, trainer.labels, options.out / "model")
+            console.print(f"Exported to {options.out / 'model'}")
 
 
 def parse(arguments: list[str] | None = None) -> Options:
@@ -326,20 +300,7 @@ def parse(arguments: list[str] | None = None) -> Options:
 
 def main() -> None:
     options = parse()
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "rendezvous").unlink(missing_ok=True)
-    # Rank 0 is this process: to pause the run it is enough to stop this one, for the others wait
-    # for it.
-    spawn = multiprocessing.get_context("spawn")
-    peers = [
-        spawn.Process(target=work, args=(rank, options), daemon=True)
-        for rank in range(1, options.processes)
-    ]
-    for peer in peers:
-        peer.start()
-    work(0, options)
-    for peer in peers:
-        peer.join()
+    run_together(work, options, options.processes, options.out)
 
 
 if __name__ == "__main__":
