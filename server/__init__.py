@@ -5,6 +5,7 @@ The modules, from the outside in:
 - ``__main__``, ``commands``: the ``captiond`` command. ``child``: runs one as a child process.
 - ``config``, ``setting_types``, ``presets``, ``settings_sources``: settings, and whence they come.
 - ``app``: wires everything, drains. ``engine_specs``: settings → what the workers load.
+- ``processes``: how many of them there are, with how many threads.
 - ``listener``: the open port. ``tls``: its certificate. ``systemd``: sockets handed over.
 - ``doorway``: connections that have not asked for anything yet.
 - ``auth``, ``limits``, ``admission``: who may connect, how fast, and whether there is room.

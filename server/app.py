@@ -48,6 +48,9 @@ from streaming.wire import STREAM_PATH, SUBPROTOCOL
 KEEPALIVE_SECONDS = 75.0
 """For the next request of a connection; proxies give up before."""
 DRAIN_POLL_SECONDS = 0.05
+LISTENING_SHARE = 0.5
+"""Of the time to drain: for whoever talks to come to the end of a sentence. The rest is for the
+engines, and for the store."""
 CLOSE_SECONDS_MAX = 2.0
 
 _log = structlog.get_logger(__name__)
@@ -342,13 +345,15 @@ class Server:
         self._stop.set()
 
     async def _drain(self, hub: Hub) -> None:
-        """Finish every caption of the audio received, then send the clients away."""
+        """Let everybody finish their sentence, and its captions; then send the clients away."""
         deadline_s = self._settings.drain_s
         _log.info("draining", sessions=len(tuple(hub.sessions)), deadline_s=deadline_s)
         for connection in tuple(self._connections):
             connection.drain(deadline_s)
-        hub.pause()
-        await self._wait_until(lambda: self._is_drained(hub), deadline_s)
+        hub.drain()
+        await self._wait_until(lambda: self._is_drained(hub), deadline_s * LISTENING_SHARE)
+        hub.hurry()
+        await self._wait_until(lambda: self._is_drained(hub), deadline_s * (1 - LISTENING_SHARE))
         _log.info("drained", is_complete=self._is_drained(hub))
         for connection in tuple(self._connections):
             connection.close_for_drain()

@@ -164,7 +164,9 @@ class Settings(BaseSettings):
     handshake_timeout_s: Seconds = Field(
         10, description="a new connection must send its first message within this time"
     )
-    drain_s: Seconds = Field(25, description="at SIGTERM, longest time to finish what was received")
+    drain_s: Seconds = Field(
+        25, description="at SIGTERM, longest time to finish what is being said"
+    )
     buffer_s: Seconds = Field(
         120, description="audio that a client may send ahead of what is stored (its credit)"
     )

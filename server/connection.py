@@ -113,8 +113,6 @@ class Connection(abc.ABC):
         self._is_answered = False
         """The client has closed, and so has read all that was sent before."""
         self._reader: asyncio.Task[None] | None = None
-        self._is_deaf = False
-        """Draining: audio that comes now belongs to the next server."""
         self._log = _log
         self._heard_ns = time.monotonic_ns()
         """When the last message came that was no ping or pong."""
@@ -150,7 +148,7 @@ class Connection(abc.ABC):
 
     @abc.abstractmethod
     def _announce_drain(self, deadline_s: float) -> None:
-        """No more audio is taken; what was received is finished and sent."""
+        """The server goes down, so late at the latest."""
 
     @property
     @abc.abstractmethod
@@ -268,8 +266,13 @@ class Connection(abc.ABC):
             raise TooBig(f"a text message above {CONTROL_MESSAGE_BYTES_MAX} bytes; shorten it")
         return text
 
+    @property
+    def _is_deaf(self) -> bool:
+        """Draining: whatever comes now belongs to the next server."""
+        return self._live is not None and self._live.session.is_deaf
+
     def _take_audio(self, data: bytes) -> None:
-        if self._is_deaf or self._live is None:
+        if self._live is None:
             return
         session = self._live.session
         frames = session.frames_received
@@ -280,11 +283,12 @@ class Connection(abc.ABC):
     # Writing
 
     def drain(self, deadline_s: float) -> None:
-        """Take no more audio; what was received is finished and sent."""
-        self._is_deaf = True
+        """Listen to the end of what is being said; it is finished and sent."""
         self._announce_drain(deadline_s)
         if self._live is None:
             self.close_for_drain()
+        else:
+            self._live.wind_up(can_come_back=self.can_come_back)
 
     @property
     def is_caught_up(self) -> bool:

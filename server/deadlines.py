@@ -13,7 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from streaming.session import IDLE_FLUSH_NS, SessionState
+from streaming.resting import IDLE_FLUSH_NS
+from streaming.session import SessionState
 
 LATE_NS = 200_000_000
 """A timer that is later than this was held up by the whole process."""

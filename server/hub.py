@@ -8,7 +8,6 @@ sockets; admission is ``admission.py``'s decision, and who may come back to a se
 import asyncio
 import contextlib
 import secrets
-import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -163,13 +162,24 @@ class Hub:
         """Captions wait, because the store took none of some session's last ones."""
         return any(live.is_store_refusing for live in self._live.values())
 
-    def pause(self) -> None:
-        """Commit what every session has received: the server is about to go away."""
+    def drain(self) -> None:
+        """The server is about to go away: wind up the sessions that no connection winds up.
+
+        Those that wait for their talkers can be gone on with. Recordings cannot, and nobody waits
+        for the end of a sentence: their clients send them again.
+        """
         self.is_draining = True
         self.metrics.draining.set(1)
         for live in self.sessions:
-            live.session.pause(time.monotonic_ns())
-            live.step()
+            if live.is_attached and not live.is_winding_up:
+                live.pause()
+            elif not live.is_attached:
+                live.wind_up(can_come_back=True)
+
+    def hurry(self) -> None:
+        """Half of the time is over: whoever still talks is cut between two words."""
+        for live in self.sessions:
+            live.hurry()
 
     async def close(self) -> None:
         """The drain is over: who comes back to a session finds it in the store, on another server

@@ -114,6 +114,10 @@ class LiveSession:
         self._has_shown_words = False
         self._is_repeated = self._is_recorded = record.state != "open"
         """It had ended before this server had it; the store was told of the end."""
+        self._was_deaf = False
+        """Readers were told that nothing more is heard."""
+        self.is_winding_up = False
+        """The server goes down, and waits for what is being said to come to an end."""
         self.is_store_refusing = False
         """The last write failed and is tried again."""
         self.is_expired = False
@@ -131,8 +135,8 @@ class LiveSession:
 
     @property
     def is_settled(self) -> bool:
-        """Every word of the audio received is committed and stored."""
-        return self.session.is_quiet and self._is_stored
+        """Every word is stored that this server is to commit, if it goes away."""
+        return self.session.is_settled and self._is_stored
 
     @property
     def is_over(self) -> bool:
@@ -193,6 +197,27 @@ class LiveSession:
         self.is_expired = True
         with self._contained():
             self.session.end_of_audio_quietly(time.monotonic_ns())
+        self.step()
+
+    # Going down
+
+    def wind_up(self, *, can_come_back: bool) -> None:
+        """The server goes down: stop listening once nobody is in the middle of anything.
+
+        ``can_come_back``: the talker, to another server, which goes on with what is not committed.
+        """
+        self.is_winding_up = True
+        self.session.wind_up(is_last=not can_come_back)
+        self.step()
+
+    def hurry(self) -> None:
+        """And it goes soon."""
+        self.session.hurry()
+        self.step()
+
+    def pause(self) -> None:
+        """Commit at once what was received."""
+        self.session.pause()
         self.step()
 
     # Work
@@ -256,9 +281,10 @@ class LiveSession:
 
     def _wake_for_news(self) -> None:
         """A reader that is woken for nothing costs as much as a packet."""
-        visible_end = self.session.log.visible_end
-        if visible_end != self._seen_end or self.session.has_ack:
-            self._seen_end = visible_end
+        visible_end, is_deaf = self.session.log.visible_end, self.session.is_deaf
+        is_news = visible_end != self._seen_end or is_deaf != self._was_deaf
+        if is_news or self.session.has_ack:
+            self._seen_end, self._was_deaf = visible_end, is_deaf
             self._wake()
 
     def _wake(self) -> None:

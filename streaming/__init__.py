@@ -38,6 +38,7 @@ One lane, one session
 - ``scripted_audio``: audio that spells out its own words, for tests and load tests.
 - ``listening``: one lane's ear; accounts for every sample.
 - ``recognition``: one lane's windows and committed words.
+- ``handover``: what a lane commits before another server goes on with it.
 - ``speech_times``: word times trimmed to where somebody speaks.
 - ``eventlog``: a session's events, one read cursor per subscriber.
 - ``delays``: how late each word was written.
@@ -47,6 +48,8 @@ One lane, one session
 - ``diarizing``: one lane's work for its diarizer.
 - ``lagging``: when to say that captions are behind.
 - ``lane``: the above wired together for one lane.
+- ``resting``: pauses of the talker, in which utterances end.
+- ``departure``: when a session stops listening because its server goes down.
 - ``reading``: what the talker was given, and how late.
 - ``acking``: how far a client may go on, and when to tell.
 - ``naming``: what captions and speakers are called.

@@ -28,6 +28,7 @@ from streaming.engines import (
     SpeechWindow,
 )
 from streaming.events import GapReason, SessionStage, SpeechEnded, SpeechStarted
+from streaming.handover import LaneHandover
 from streaming.jobs import PATIENCE_NS, Answer, Job, JobKind
 from streaming.listening import Listener, ListenerState, SpeechEdge
 from streaming.partials import PartialOptions
@@ -113,6 +114,7 @@ class Lane:
             partials=options.partials,
             partial_options=options.partial_options,
         )
+        self.handover = LaneHandover(self._listener, self._recognition)
         self._publisher = Publisher(index, name, scope)
         chunk_age_max = min(DIARIZER_BACKLOG_SAMPLES_MAX, options.buffer_samples // 2)
         self._speakers = SpeakerWork(options.diarizer, scope, chunk_age_max, options.speaker_hints)
@@ -207,6 +209,7 @@ class Lane:
         """No audio will follow; what has not come again never will."""
         self._listener.give_up_missing()
         self.end_utterance()
+        self.handover.cancel()
         self._is_ending = True
 
     # Going on after a crash
@@ -284,7 +287,7 @@ class Lane:
         return max(arrival, self._pace.spoken_ns(self.received - sample)) + PATIENCE_NS[kind]
 
     def _ask_activity(self, now_ns: int) -> Ask | None:
-        window = self._listener.take_window()
+        window = None if self.handover.is_deaf else self._listener.take_window()
         if window is None:
             return None
         due_ns = self._due_ns(JobKind.DETECT, self._listener.judged, now_ns)

@@ -61,6 +61,8 @@ class Listener:
         self._heard = 0
         """Audio before this sample came before, to somebody else."""
         self._buffer_samples = buffer_samples
+        self.frames_min = FRAMES_MIN
+        """Fewer frames wait for more, unless an utterance must end behind them."""
 
     @property
     def restart(self) -> int:
@@ -102,6 +104,11 @@ class Listener:
     def settled(self) -> int:
         """No later utterance can begin before this sample."""
         return min(self._endpointer.settled, self.judged)
+
+    @property
+    def is_asking(self) -> bool:
+        """Some audio is being judged."""
+        return self._asked is not None
 
     @property
     def open_start(self) -> int | None:
@@ -163,7 +170,7 @@ class Listener:
         is_tail = frames == 0 and bool(self._ends) and self.judged < end
         if is_tail:
             return self._tail_window(end)
-        if frames < FRAMES_MIN and not (self._ends and frames):
+        if frames < self.frames_min and not (self._ends and frames):
             return None
         self._asked = Span(self.judged, self.judged + frames * ACTIVITY_FRAME_SAMPLES)
         return ActivityWindow(self.buffer.read(self._asked), self._state)

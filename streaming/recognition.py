@@ -7,12 +7,14 @@ audio data, speakers or wire formats.
 Invariants: R1 finals come in audio order, and each sample of an utterance is covered by exactly
 one final or one failure; R2 one final and one partial are asked for at a time; R3 a partial whose
 utterance was committed meanwhile is dropped; R4 what is committed depends on the audio and the
-answers to finals alone, not on which partials came in time; R5 the words of finals never overlap.
+answers to finals alone, not on which partials came in time, and on where another server was to go
+on (``leave``); R5 the words of finals never overlap.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import isfinite
 
 from streaming.agreement import agreed_count, cut_point, stable_count
@@ -32,7 +34,19 @@ DRAFT_TOKENS_MAX = 1_000
 """Whisper's decoder holds 448."""
 UNSETTLED_SAMPLES = 1_000 * SAMPLES_PER_MS
 """At the end of a window that is cut, words may still change with what follows: a default hop."""
+EARLY_CUT_SAMPLES_MIN = 200 * SAMPLES_PER_MS
+"""Before what is not settled; less than this, a short word, is not worth a cut."""
 _CONTROL_TO_SPACE = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyCut:
+    """How an open utterance is cut that another server goes on with."""
+
+    end: int
+    """Of the audio that is listened to."""
+    unsettled_samples: int
+    """Before it; words that end in them are left to the other one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,8 @@ class Request:
     draft: tuple[int, ...]
     context_widening: int = 0
     """See ``SpeechWindow``; 0 for finals, which may not depend on partials (R4)."""
+    early_cut: EarlyCut | None = None
+    """Where it is one: without settled words, or without an answer, nothing is committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +160,9 @@ class Recognition:
         self._utterances: deque[_Utterance] = deque()
         self._final: Request | None = None
         self._partial: Request | None = None
+        self._is_leaving = False
+        self._early_cut: EarlyCut | None = None
+        """Wanted, and not asked for yet."""
         self.thinning = 1.0
         """Hops between two partials; above 1 while the server is short of engine time."""
 
@@ -230,11 +249,40 @@ class Recognition:
             return self._final_request(head, cut, is_cut=True)
         if head.end is not None:
             return self._final_request(head, head.planner.close(head.end), is_cut=False)
+        if self._is_leaving:
+            return self._early_request(head)
         return self._partial_request(head, end)
 
     def _final_request(self, head: _Utterance, window: Window, *, is_cut: bool) -> Request:
         self._final = Request(window, True, is_cut, self._caption_id(head), head.draft)
         return self._final
+
+    def _early_request(self, head: _Utterance) -> Request | None:
+        early, self._early_cut = self._early_cut, None
+        if early is None:
+            return None
+        samples_min = early.unsettled_samples + EARLY_CUT_SAMPLES_MIN
+        window = head.planner.next_early_cut(early.end, samples_min)
+        if window is None:
+            return None
+        request = self._final_request(head, window, is_cut=True)
+        self._final = replace(request, early_cut=early)
+        return self._final
+
+    def leave(self, cut: EarlyCut | None) -> None:
+        """Another server goes on from here: no more partials, and one ``cut`` of what is open."""
+        self._is_leaving, self._early_cut = True, cut
+
+    def stay(self) -> None:
+        """No other one does."""
+        self._is_leaving, self._early_cut = False, None
+
+    @property
+    def is_left(self) -> bool:
+        """All that is to be committed before another server goes on is committed."""
+        is_wanted = self._early_cut is not None and not self.is_idle
+        is_open = all(utterance.end is None for utterance in self._utterances)
+        return self._final is None and is_open and not is_wanted
 
     def _caption_id(self, head: _Utterance) -> str:
         if head.caption_id is None:
@@ -260,17 +308,21 @@ class Recognition:
     ) -> Outcome | None:
         """The answer to a request; None, for a reason, where there is none to be had.
 
-        Returns None when superseded.
+        Returns None when superseded, and where an early cut comes to nothing.
         """
         if not request.is_final:
             return self._receive_partial(request, hypothesis)
         assert request is self._final
         self._final = None
         head = self._utterances[0]
+        words = () if hypothesis is None else words_on_lane(hypothesis, request.window)
+        end = _end_of(request, words)
+        if end is None:
+            head.planner.keep()
+            return None
         if hypothesis is None:
             return self._lose(head, request, reason)
-        words = words_on_lane(hypothesis, request.window)
-        return self._commit(head, request, words, hypothesis)
+        return self._commit(head, request, words, hypothesis, end)
 
     def _receive_partial(
         self, request: Request, hypothesis: Hypothesis | None
@@ -292,11 +344,15 @@ class Recognition:
         return PartialText(request.caption_id, request.window.content, shown, stable)
 
     def _commit(
-        self, head: _Utterance, request: Request, words: tuple[Word, ...], hypothesis: Hypothesis
+        self,
+        head: _Utterance,
+        request: Request,
+        words: tuple[Word, ...],
+        hypothesis: Hypothesis,
+        end: int,
     ) -> FinalText:
-        content = request.window.content
+        content = Span(request.window.content.start, end)
         if request.is_cut:
-            content = Span(content.start, _cut_sample(words, content))
             # By the same rule as in the next window, so that each word is in one of them.
             words = tuple(_clamped(word, content) for word in words if _is_before(word, content))
         stable = head.stable[: len(words)] if request.is_cut else head.stable
@@ -327,6 +383,29 @@ class Recognition:
             head.begin_caption()
         else:
             self._utterances.popleft()
+
+
+def _end_of(request: Request, words: tuple[Word, ...]) -> int | None:
+    """Up to where the answer is committed; None for nothing of it."""
+    content = request.window.content
+    if request.early_cut is not None:
+        return _settled_end(words, content, request.early_cut.unsettled_samples)
+    return _cut_sample(words, content) if request.is_cut else content.end
+
+
+def _settled_end(words: tuple[Word, ...], content: Span, unsettled_samples: int) -> int | None:
+    """Behind the last word that nothing that follows will change; None where there is none.
+
+    Not at a longer pause before it, as in a full window: whose client stays away loses what is
+    left to the next server.
+    """
+    settled_through = content.end - unsettled_samples
+    kept = len([*takewhile(lambda word: word.span.end <= settled_through, words)])
+    if kept == 0:
+        return None
+    end = words[kept - 1].span.end
+    at = (end + words[kept].span.start) // 2 if kept < len(words) else end
+    return at if at > content.start else None
 
 
 def _cut_sample(words: tuple[Word, ...], content: Span) -> int:

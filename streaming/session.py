@@ -18,6 +18,7 @@ from streaming.acking import ACK_SAMPLES, Acknowledgements, Credit
 from streaming.asking import Ask
 from streaming.checkpoint import VOICES_BYTES_MAX, Checkpoint, encode, first_checkpoint
 from streaming.closing import closing_event
+from streaming.departure import Departure
 from streaming.errors import BadAudio, OutOfOrder, TooFast, UnsupportedOption
 from streaming.eventlog import EventLog
 from streaming.events import Event, GapReason
@@ -29,11 +30,10 @@ from streaming.lane import Lane, LaneOptions
 from streaming.naming import Names
 from streaming.publishing import SessionScope
 from streaming.reading import TalkerReading, WordDelay
+from streaming.resting import Rests
 from streaming.timeline import SAMPLE_RATE_HZ, Span
 from streaming.wire import CHANNELS_MAX, Ack, Configure, Start
 
-IDLE_FLUSH_NS = 1_000_000_000
-"""Without audio for this long the open utterance is closed: a muted speaker has stopped."""
 SPEAKER_GRACE_NS = 15_000_000_000
 """How long the end of a session waits for the diarizer's last pass."""
 BUFFER_MARGIN_SAMPLES = 3 * SAMPLE_RATE_HZ
@@ -92,13 +92,14 @@ class Session:
         self._thinning = 1.0
         self._stirred: dict[int, Lane] = {}
         """Lanes that something happened to since they had nothing to ask; a packet is one's."""
+        self._rests = Rests(self._intake, self._lanes, self._stirred)
+        self._departure = Departure(self._lanes, self._rests)
         if not audio.tagged:
             for index, name in enumerate(audio.channel_names or [None] * audio.channels):
                 self._new_lane(index, name)
         for state in held.lanes:
-            lane = self._lanes.get(state.index) or self._new_lane(
-                state.index, state.book.names[-1][1]
-            )
+            index, name = state.index, state.book.names[-1][1]
+            lane = self._lanes.get(index) or self._new_lane(index, name)
             lane.resume(state, self._intake.samples_produced(state.index))
         self._pending: dict[int, tuple[Lane, Ask]] = {}
         self._last_number = epoch * NUMBERS_PER_EPOCH
@@ -116,13 +117,15 @@ class Session:
     # From the client
 
     def receive_audio(self, data: bytes, now_ns: int) -> None:
-        """Take a packet of any size.
+        """Take a packet of any size; a deaf session takes none.
 
         Raises: OutOfOrder after ``end``; TooFast beyond the credit; BadAudio for bytes that are
         not what was announced. In each case nothing of the packet was taken.
         """
         if self.state is not SessionState.OPEN:
             raise OutOfOrder("audio after end; start a new session for more audio")
+        if self.is_deaf:
+            return
         frames = self._intake.frames_in(data)
         end = self._intake.frames_received + frames
         # Credit never goes down: what was given before is enough to know of most packets.
@@ -144,10 +147,7 @@ class Session:
             lane.last_audio_ns = now_ns
             self._stirred[lane.index] = lane
         if self._keeper.ends_replay():
-            # A decoder that the last owner flushed gave more than this one gives by itself.
-            for lane in self._lanes.values():
-                if lane.is_catching_up:
-                    self._flush_tail(lane)
+            self._rests.flush_missing()
 
     def set_lane(self, index: int, name: str | None) -> None:
         """Add a lane of tagged audio, or say whose its audio is from now on; idempotent.
@@ -226,13 +226,26 @@ class Session:
         self._intake.drop_partial_frame()
         self.end_of_audio(now_ns)
 
-    def pause(self, now_ns: int) -> None:
-        """Commit everything received: the server is about to go away."""
+    def pause(self) -> None:
+        """Commit everything received, at once."""
         if self.state is SessionState.OPEN:
-            self._intake.drop_partial_frame()
-            for lane in self._lanes.values():
-                if not lane.is_catching_up:
-                    self._rest(lane)
+            self._rests.rest_all()
+
+    def wind_up(self, *, is_last: bool) -> None:
+        """The server is about to go away: stop listening as soon as nobody is in the middle of
+        anything. ``is_last``: nobody can go on with the session. See ``departure.py``."""
+        if self.state is SessionState.OPEN:
+            self._departure.begin(is_last=is_last)
+            self._stirred.update(self._lanes)
+
+    def hurry(self) -> None:
+        """And it goes soon: what is open is cut between two words."""
+        self._departure.hurry()
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whatever the client sends is for the next server: it must not be given to this one."""
+        return self._departure.is_deaf
 
     def detach(self) -> None:
         """The connection is gone; the session waits for the next one."""
@@ -288,13 +301,21 @@ class Session:
 
     def take_jobs(self, now_ns: int) -> list[Job]:
         """What the engines should do now. Call it after everything else that may lead to work."""
+        jobs = self._take_asked(now_ns)
+        is_open = self.state is SessionState.OPEN
+        if is_open and self._departure.look(is_attached=self._is_attached):
+            self._stirred.update(self._lanes)
+            jobs += self._take_asked(now_ns)
+        self._finish(now_ns)
+        return jobs
+
+    def _take_asked(self, now_ns: int) -> list[Job]:
         jobs: list[Job] = []
         for lane in [*self._stirred.values()]:
             asks = lane.take_asks(now_ns)
             jobs += [self._job(lane, ask) for ask in asks]
             if not asks:
                 del self._stirred[lane.index]
-        self._finish(now_ns)
         return jobs
 
     def take_activity_jobs(self, now_ns: int) -> list[Job]:
@@ -318,11 +339,7 @@ class Session:
     def deadline_ns(self) -> int | None:
         """When ``handle_deadline`` must be called; None where nothing is awaited."""
         if self.state is SessionState.OPEN:
-            if not self._is_attached:
-                return None
-            waiting = (lane.last_audio_ns for lane in self._lanes.values() if self._waits(lane))
-            last_audio_ns = min(waiting, default=None)
-            return None if last_audio_ns is None else last_audio_ns + IDLE_FLUSH_NS
+            return self._rests.due_ns if self._is_attached and not self.is_deaf else None
         return self._speaker_deadline_ns if self.state is SessionState.ENDING else None
 
     def handle_deadline(self, now_ns: int) -> None:
@@ -331,41 +348,23 @@ class Session:
         if deadline_ns is None or now_ns < deadline_ns:
             return
         if self.state is SessionState.OPEN:
-            self._rest_idle_lanes(now_ns)
+            self._rests.rest_idle(now_ns)
         else:
             # The deadline is over: a session that waits for its reader only must not wake again.
             self._speaker_deadline_ns = None
             for lane in self._lanes.values():
                 lane.give_up_speakers()
 
-    def _waits(self, lane: Lane) -> bool:
-        """More audio could change what the lane has heard last."""
-        is_unsettled = not lane.is_settled or self._intake.has_tail(lane.index)
-        return is_unsettled and not lane.is_catching_up
-
-    def _rest_idle_lanes(self, now_ns: int) -> None:
-        for lane in self._lanes.values():
-            if lane.last_audio_ns <= now_ns - IDLE_FLUSH_NS and self._waits(lane):
-                self._rest(lane)
-                lane.last_audio_ns = now_ns
-
-    def _rest(self, lane: Lane) -> None:
-        """Its talker has paused: what was heard ends here, to the last sample."""
-        self._flush_tail(lane)
-        lane.end_utterance()
-        self._stirred[lane.index] = lane
-
-    def _flush_tail(self, lane: Lane) -> None:
-        """Samples that wait for more audio; those of all channels, where these share a decoder."""
-        for piece in self._intake.flush(lane.index):
-            of_lane = self._lanes[piece.lane]
-            of_lane.receive(piece.samples, of_lane.last_audio_ns)
-            self._stirred[of_lane.index] = of_lane
-
     @property
     def is_quiet(self) -> bool:
         """Every word of the audio received is committed."""
         return all(lane.is_text_done for lane in self._lanes.values())
+
+    @property
+    def is_settled(self) -> bool:
+        """Every word is committed that this server is to commit, if it goes away."""
+        is_open, is_quiet = self.state is SessionState.OPEN, self.is_quiet
+        return self._departure.is_complete(is_quiet=is_quiet) if is_open else is_quiet
 
     @property
     def is_waiting_for_reader(self) -> bool:

@@ -4,8 +4,8 @@ Owns: the hop between partials, the cap on an open window, the left context afte
 touches samples, words or a model.
 
 Invariants:
-W1  What is planned depends on audio time alone: asked late, one window is planned, at the latest
-    hop boundary that has passed.
+W1  What is planned depends on audio time alone (but for early cuts): asked late, one window is
+    planned, at the latest hop boundary that has passed.
 W2  No window is longer than the cap, if every cut is made before the utterance is closed.
 W3  The contents of an utterance's cut and final windows tile it: no sample twice, none left out.
 """
@@ -58,8 +58,9 @@ class OpenWindowState:
 class WindowPlanner:
     """Plans one lane's utterances, one after the other.
 
-    Order of calls: ``open``, then any of ``next_partial`` and ``next_cut``, each planned cut
-    answered by ``cut``, and ``close`` when ``next_cut`` has nothing left to cut.
+    Order of calls: ``open``, then any of ``next_partial``, ``next_cut`` and ``next_early_cut``,
+    each planned cut answered by ``cut`` or ``keep``, and ``close`` when ``next_cut`` has nothing
+    left to cut.
     """
 
     def __init__(self, options: WindowOptions) -> None:
@@ -128,6 +129,20 @@ class WindowPlanner:
             return None
         window.is_cut_planned = True
         return window.until(cap)
+
+    def next_early_cut(self, end: int, samples_min: int) -> Window | None:
+        """The window up to ``end`` that must be cut now; None where less content is there than
+        ``samples_min``."""
+        window = self._required()
+        end = min(end, window.start + self._cap_samples)
+        if end - window.content_start < samples_min:
+            return None
+        window.is_cut_planned = True
+        return window.until(end)
+
+    def keep(self) -> None:
+        """The planned cut is not made: nothing of its window is committed."""
+        self._required().is_cut_planned = False
 
     def cut(self, at: int) -> None:
         """What the planned cut window said before ``at`` is committed: content starts there now."""

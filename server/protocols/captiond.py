@@ -95,8 +95,10 @@ class NativeConnection(Connection):
         assert self._live is not None
         if message.type is WSMsgType.BINARY:
             self._take_audio(message.data)
-        else:
-            self._obey(self._parsed(message))
+            return
+        parsed = self._parsed(message)
+        if not self._is_deaf:  # or it comes again in its place, after a resume
+            self._obey(parsed)
             self._live.step()
 
     def _obey(self, message: ClientMessage) -> None:
@@ -119,8 +121,6 @@ class NativeConnection(Connection):
 
     def _end(self) -> None:
         assert self._live is not None
-        if self._is_deaf:
-            return
         try:
             self._live.session.end_of_audio(time.monotonic_ns())
         except BadAudio as error:

@@ -105,6 +105,8 @@ class DeepgramConnection(Connection):
         """Why the socket will be closed, once all that was received is told."""
         self._is_over = False
         """The session's last event was read."""
+        self._is_hushed = False
+        """Nothing more is heard, and everything that is told waits for nothing."""
 
     async def serve(self) -> None:
         """As ``Connection.serve``; nothing is decoded any more when it returns."""
@@ -287,15 +289,19 @@ class DeepgramConnection(Connection):
     # Writing
 
     def _announce_drain(self, deadline_s: float) -> None:
-        now_ns = time.monotonic_ns()
+        """Their protocol has no word for it."""
+
+    def _hush(self) -> None:
+        self._is_hushed = True
         self._intake.forget()
         for channel in self._channels:
-            channel.hurry(now_ns)
-        self._wakeup.set()
+            channel.hurry(time.monotonic_ns())
 
     @property
     def _is_all_said(self) -> bool:
         assert self._live is not None
+        if self._is_ending:
+            return False  # Metadata, and the close behind it, are still to come
         is_told = all(channel.is_empty for channel in self._channels)
         return self._live.is_settled and self._has_read_all and is_told
 
@@ -317,6 +323,8 @@ class DeepgramConnection(Connection):
             await self._say(Said(self._replies.popleft()))
         if self._live is None or self._is_dismissed:
             return
+        if self._is_deaf and not self._is_hushed:
+            self._hush()
         if self._last_words is None:
             self._intake.go_on()
         self._settle()

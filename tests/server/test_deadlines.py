@@ -13,7 +13,8 @@ from websockets.asyncio.client import connect
 from server import deadlines
 from server.deadlines import DeadlineTimer
 from server.socket import CaptionSocket
-from streaming.session import IDLE_FLUSH_NS, SessionState
+from streaming.resting import IDLE_FLUSH_NS
+from streaming.session import SessionState
 from tests.server_fakes import until
 
 pytestmark = pytest.mark.asyncio

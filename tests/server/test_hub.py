@@ -117,7 +117,7 @@ async def test_nobody_comes_in_while_models_load(tmp_path: Path) -> None:
 async def test_nobody_opens_or_resumes_while_it_drains(tmp_path: Path) -> None:
     async with running(tmp_path) as front:
         _, ready = await opened(front)
-        front.hub.pause()
+        front.hub.drain()
         with pytest.raises(Draining):
             await front.hub.open(Start(), "ann")
         assert isinstance(await complaint(front, claim(ready)), Draining)

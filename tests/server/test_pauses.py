@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from server import deadlines
-from streaming import session
+from streaming import resting
 from tests.server_fakes import running, until
 from tests.system.talker import Talker, clip, texts
 
@@ -19,7 +19,7 @@ PAUSE_NS = 20_000_000
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (session, deadlines):
+    for module in (resting, deadlines):
         monkeypatch.setattr(module, "IDLE_FLUSH_NS", PAUSE_NS)
     monkeypatch.setattr(deadlines, "ANSWERED_NS", PAUSE_NS)
 

@@ -227,7 +227,7 @@ async def test_a_recording_that_is_half_sent_is_not_cut_short_by_a_drain(tmp_pat
         async def with_a_drain() -> AsyncIterator[bytes]:
             yield data[: len(data) // 2]
             await until(lambda: recording.session_id is not None)
-            server.hub.pause()
+            server.hub.drain()
             yield data[len(data) // 2 :]
 
         with pytest.raises(Draining) as refusal:
@@ -241,7 +241,7 @@ async def test_a_recording_that_is_sent_is_answered_during_a_drain(tmp_path: Pat
         recording = Recording(server.hub, "local", START)
         waiting = asyncio.create_task(heard(recording, pieces(wav(scripted_clip(7, WORDS)))))
         await until(lambda: bool(server.hub.sessions) and server.live.session.is_waiting_for_reader)
-        server.hub.pause()
+        server.hub.drain()
         server.worker().open.set()
         assert texts(await waiting) == expected(7)
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from streaming.checkpoint import decode
 from streaming.endpointing import EndpointingOptions
 from streaming.engines import DiarizerProfile, FrameGrid, Hypothesis, SpeechWindow
-from streaming.errors import BadAudio, ClientError, Draining, InternalError
+from streaming.errors import BadAudio, ClientError, Draining, InternalError, ServerError
 from streaming.eventlog import ENTRIES_MAX
 from streaming.events import Gap, SessionStage
 from streaming.jobs import Answer, Job, JobKind
 from streaming.keeping import SavedPoint
+from streaming.recognition import Request
 from streaming.session import Session, SessionState
 from streaming.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_MS, Span
 from streaming.windows import WindowOptions
@@ -54,6 +55,8 @@ class Books:
     stale_answers: int = 0
     in_flight: dict[int, Job] = field(default_factory=dict)
     is_reconfigured: bool = False
+    drained_frames: int | None = None
+    """As far as a server had received that was told to go away; None where none was."""
     frames_heard_before: int = 0
     """As far as servers that died had received."""
     rows_before: int = 0
@@ -113,6 +116,8 @@ class Host:
         """Its server died, and no other one has taken it over."""
         self.crashes = 0
         self._crashed_ns = 0
+        self.is_draining = False
+        """Its server is told to go away, and lets nobody in."""
         self.connection: Connection | None = None
         self.viewers: list[Viewer] = []
 
@@ -169,15 +174,18 @@ class Host:
 
     def crash(self) -> None:
         """Its server is gone from one moment to the next, with all that it had in memory."""
-        if self.is_down or self.has_expired:
-            return
+        if not self.is_down and not self.has_expired:
+            self._lose_server(InternalError("the server is gone; resume on another one"))
+
+    def _lose_server(self, reason: ServerError) -> None:
         self.is_down, self._crashed_ns = True, self._world.now_ns
+        self.is_draining = False
         self.crashes += 1
         self._store.lose_server(self.id)
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.is_dismissed = True
-            connection.fail(InternalError("the server is gone; resume on another one"))
+            connection.fail(reason)
         self._timer_ns = None
         self._is_storing = False
         self._expiry += 1
@@ -248,6 +256,8 @@ class Host:
         if connection.is_dismissed:
             self._world.note(Fault.STALE_PACKET)
             return
+        if self.session.is_deaf:
+            return
         was_open = self.session.state is SessionState.OPEN
         try:
             action(self.session, self._world.now_ns)
@@ -258,15 +268,45 @@ class Host:
                 self.detach(connection)
         self.step()
 
-    def drain(self) -> None:
-        """As a server that goes away: commit what there is, tell the client to come again."""
-        is_open = self.session.state is SessionState.OPEN and not self.is_down
-        if is_open and self.connection is not None:
-            self._world.go(Way.PAUSE)
-            self.break_utterance()
-            self.session.pause(self._world.now_ns)
-            self.connection.fail(Draining("the server is going down; resume on another one"))
-            self.detach(self.connection)
+    def drain(self, seconds: float) -> None:
+        """Its server goes away, after so long at the latest; another one goes on."""
+        if self.session.state is not SessionState.OPEN or self.is_down:
+            return
+        self._world.go(Way.DRAIN)
+        self.is_draining = True
+        session = self.session
+        # What comes again from before is the next server's as well.
+        is_replay = session._keeper.is_replay
+        self.books.drained_frames = None if is_replay else session.frames_received
+        session.wind_up(is_last=False)
+        self._world.after(seconds / 2 * SECOND, lambda: self._hurry(session))
+        self._world.after(seconds * SECOND, lambda: self._leave(session))
+        self.step()
+
+    def _hurry(self, session: Session) -> None:
+        if self._is_leaving(session):
+            self._world.go(Way.DRAIN_OF_A_TALKER)
+            self.books.drained_frames = None
+            session.hurry()
+            self.step()
+
+    def _leave(self, session: Session) -> None:
+        if self._is_leaving(session):
+            self._lose_server(Draining("the server is going down; resume on another one"))
+
+    def _is_leaving(self, session: Session) -> bool:
+        is_open = session.state is SessionState.OPEN
+        return self.is_draining and self.session is session and is_open
+
+    def _look_if_drained(self) -> None:
+        session = self.session
+        is_stored = session.log.stored_seq == session.log.last_seq and not self._is_storing
+        if self._is_leaving(session) and session.is_settled and is_stored:
+            if self.books.drained_frames is not None:
+                self._acks.check_drained(
+                    self.books.drained_frames, self._store.events(self.id), self.books.excuses
+                )
+            self._leave(session)
 
     def break_utterance(self) -> None:
         """Whatever is open ends here."""
@@ -297,7 +337,10 @@ class Host:
     def _note_answer(self, job: Job, answers: Sequence[Answer] | None) -> None:
         is_told = bool(answers) and isinstance(answers[0] if answers else None, Hypothesis)
         if job.kind is JobKind.RECOGNIZE and job.is_final and not is_told:
-            self.books.lost_finals[job.lane] += 1
+            subject = self.session._pending[job.number][1].subject
+            # What an early cut would have committed is left to the next server.
+            is_early = isinstance(subject, Request) and subject.early_cut is not None
+            self.books.lost_finals[job.lane] += not is_early
         if job.kind in (JobKind.OBSERVE, JobKind.CLUSTER) and answers is None:
             self.books.has_odd_speakers = True
 
@@ -330,6 +373,7 @@ class Host:
             viewer.wake()
         self._check()
         self._arm()
+        self._look_if_drained()
 
     def _ask(self, job: Job) -> None:
         watchers.check_question(job, self.script.start, self._cap_ms * SAMPLES_PER_MS)

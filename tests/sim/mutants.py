@@ -24,6 +24,7 @@ from streaming.engines import Hypothesis, Word
 from streaming.eventlog import Cursor, EventLog
 from streaming.events import DurableEvent, Event, Final, GapReason, Partial, PassingEvent
 from streaming.grid_speakers import GridTracker
+from streaming.handover import LaneHandover
 from streaming.intake import InterleavedIntake, TaggedIntake
 from streaming.lane import Lane
 from streaming.listening import Listener
@@ -216,6 +217,26 @@ def _forgotten_mute() -> Planted:
 
 def _cut_through_a_word() -> Planted:
     return patch.object(recognition, "_cut_sample", lambda words, content: content.end)
+
+
+def _early_cut_through_a_word() -> Planted:
+    return patch.object(recognition, "_settled_end", lambda words, content, unsettled: content.end)
+
+
+def _drain_ends_what_is_said() -> Planted:
+    """As it was once: wherever the last sample is."""
+
+    def let_go(lane: LaneHandover, *, is_talking: bool) -> None:
+        lane._listener.end_here()
+
+    stack = ExitStack()
+    stack.enter_context(patch.object(LaneHandover, "is_between_utterances", True))
+    stack.enter_context(patch.object(LaneHandover, "let_go", let_go))
+    return stack
+
+
+def _drain_commits_nothing() -> Planted:
+    return patch.object(LaneHandover, "is_between_utterances", True)
 
 
 def _lane_left_behind() -> Planted:
@@ -416,6 +437,9 @@ MUTANTS = (
     ),
     Mutant("mute forgotten", _forgotten_mute, ("check_length", "check_words", NOTHING_BREAKS)),
     Mutant("cut through a word", _cut_through_a_word, WORDS, first_seed=15),
+    Mutant("cut through a word where a server goes", _early_cut_through_a_word, WORDS, 60),
+    Mutant("drain in the middle of a word", _drain_ends_what_is_said, WORDS, 60),
+    Mutant("drain that commits nothing", _drain_commits_nothing, ("check_drain",), 60),
     Mutant("lane left behind the others", _lane_left_behind, ("check_words", "check_length")),
     Mutant(
         "buffer unbounded", _unbounded_buffer, ("check_bounds", "check_congestion"), first_seed=13
@@ -439,6 +463,6 @@ MUTANTS = (
     Mutant("new groups not shown", _new_groups_not_shown, ("check_named", "check_voices"), 13),
     Mutant("turns of the grid too late", _turns_too_late, ("check_voices", "check_named")),
     Mutant("grid from the beginning after a crash", _grid_from_the_beginning, (NOTHING_BREAKS,)),
-    Mutant("restart inside a mute", _restart_inside_a_mute, ("check_progress",), first_seed=33),
+    Mutant("restart inside a mute", _restart_inside_a_mute, ("check_progress",), first_seed=110),
     Mutant("impossible times believed", _times_believed, ("check_captions", NOTHING_BREAKS)),
 )

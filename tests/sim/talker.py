@@ -4,7 +4,7 @@ It follows the protocol: sends no further than the credit it was told of, keeps 
 frame, and resumes where the server says. Now and then it does not, and must be told so.
 """
 
-from streaming.errors import CaptiondError, SessionExpired
+from streaming.errors import CaptiondError, Draining, SessionExpired
 from streaming.events import Done, DurableEvent, Event
 from streaming.session import Session
 from streaming.wire import Ack, Configure, encode_event
@@ -78,6 +78,9 @@ class Talker:
 
     def _welcomed(self, connection: Connection, last_seq: int) -> None:
         """The server answers: where to go on, and how far."""
+        if self._host.is_draining:
+            connection.fail(Draining("the server is going down; resume on another one"))
+            return
         if not self._host.is_there():
             connection.fail(SessionExpired("this session is over; start a new one"))
             return

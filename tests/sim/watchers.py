@@ -15,9 +15,13 @@ from streaming.events import DurableEvent, Event, Final, Gap
 from streaming.grid_speakers import GridTracker
 from streaming.jobs import Job
 from streaming.session import BUFFER_MARGIN_SAMPLES, Session
-from streaming.timeline import Span
+from streaming.timeline import SAMPLES_PER_MS, Span
 from streaming.wire import Ack, Start, encode_event
-from tests.sim.script import Script
+from tests.sim.script import Script, SpokenWord
+
+DRAIN_TAIL_SAMPLES = 250 * SAMPLES_PER_MS
+"""Of each lane, what may be left to the next server: the onset of a word, or one that a broken line
+may have cut off."""
 
 P = ParamSpec("P")
 
@@ -165,23 +169,43 @@ class Acknowledgements:
         """Also that neither figure ever goes back."""
         check_ack_order(self._last, ack, frames_received)
         self._last = ack
+        self._take(stored)
+        if self._script.is_exact:
+            for lane in self._next:
+                self._check_lane(lane, ack.stored_through_frame, excuses(lane))
+
+    def check_drained(
+        self,
+        frames_received: int,
+        stored: Sequence[DurableEvent],
+        excuses: Callable[[int], list[Span]],
+    ) -> None:
+        """A server goes that had received so much when it was told to, and had the time."""
+        self._take(stored)
+        through = frames_received - DRAIN_TAIL_SAMPLES * len(self._next)
+        for lane, spoken in self._script.spoken.items() if self._script.is_exact else ():
+            for word in spoken:
+                if word.sent_frame <= through:
+                    check_drain(word.text, self._is_safe(lane, word, excuses(lane)))
+
+    def _take(self, stored: Sequence[DurableEvent]) -> None:
         for event in stored[self._seen :]:
             if isinstance(event, Final):
                 self._words[event.lane].update(word.text for word in event.words)
             elif isinstance(event, Gap):
                 self._gaps[event.lane].append(event.span)
         self._seen = len(stored)
-        if self._script.is_exact:
-            for lane in self._next:
-                self._check_lane(lane, ack.stored_through_frame, excuses(lane))
 
     def _check_lane(self, lane: int, through: int, excuses: list[Span]) -> None:
         spoken = self._script.spoken[lane]
         while self._next[lane] < len(spoken) and spoken[self._next[lane]].sent_frame <= through:
             word = spoken[self._next[lane]]
-            excused = any(word.span.overlap_samples(e) for e in (*excuses, *self._gaps[lane]))
-            check_ack_is_safe(word.text, through, word.text in self._words[lane] or excused)
+            check_ack_is_safe(word.text, through, self._is_safe(lane, word, excuses))
             self._next[lane] += 1
+
+    def _is_safe(self, lane: int, word: SpokenWord, excuses: list[Span]) -> bool:
+        excused = any(word.span.overlap_samples(e) for e in (*excuses, *self._gaps[lane]))
+        return word.text in self._words[lane] or excused
 
 
 @check
@@ -190,6 +214,12 @@ def check_ack_order(last: Ack, ack: Ack, frames_received: int) -> None:
     assert ack.stored_through_frame >= last.stored_through_frame, f"{last}, then {ack}"
     assert ack.credit_until_frame >= last.credit_until_frame, f"{last}, then {ack}"
     assert ack.stored_through_frame <= frames_received, f"{ack} of {frames_received} frames"
+
+
+@check
+def check_drain(text: str, is_safe: bool) -> None:
+    """What a server had received when it was told to go is in the store as words, or as a gap."""
+    assert is_safe, f"{text} was received before the server was told to go, and is not stored"
 
 
 @check

@@ -128,8 +128,9 @@ class SessionWorld:
                     self._view(host, int(at * host.session.log.stored_seq))
 
             self.world.after(come_ns, come)
-        if lots.random() < 0.1:
-            self.world.after(lots.randrange(20 * SECOND), host.drain)
+        if lots.random() < 0.2:
+            seconds = lots.choice([1, 5, 25])
+            self.world.after(lots.randrange(20 * SECOND), lambda: host.drain(seconds))
 
     def _plan_crashes(self) -> None:
         lots = self.world.lots("server crashes")

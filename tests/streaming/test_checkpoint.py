@@ -196,7 +196,7 @@ def test_what_is_never_sent_again_is_silence_at_the_end() -> None:
     assert desk.session.is_quiet
     assert desk.session.backlog_samples == 0
     desk.wait(5)
-    desk.session.pause(desk.now_ns)
+    desk.session.pause()
     desk.session.detach()
     desk.session.end_of_audio_quietly(desk.now_ns)
     desk.settle()

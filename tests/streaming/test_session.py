@@ -347,13 +347,13 @@ def test_a_pause_commits_everything_received() -> None:
     table.play(speech(range(3)))
     table.send(b"\1")
     assert not table.session.is_quiet
-    table.session.pause(table.now_ns)
+    table.session.pause()
     table.settle()
     assert table.session.is_quiet
     assert words_of(table.events) == word_texts(range(3))
     table.end()
     before = len(table.events)
-    table.session.pause(table.now_ns)
+    table.session.pause()
     table.settle()
     assert len(table.events) == before
 

@@ -1,6 +1,8 @@
-"""SIGTERM: what was received is captioned, stored and delivered; nobody new is let in."""
+"""SIGTERM: what was received is captioned, stored and delivered, no word is cut; nobody new is let
+in."""
 
 import asyncio
+import contextlib
 import signal
 import sqlite3
 from collections.abc import AsyncIterator
@@ -13,7 +15,16 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from server.child import ServerChild, running_server
-from tests.system.talker import PACKET_BYTES, SCRIPTED, Message, Talker, clip, packets, texts
+from tests.system.talker import (
+    PACKET_BYTES,
+    SCRIPTED,
+    Message,
+    Talker,
+    clip,
+    packets,
+    starts_s,
+    texts,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +37,8 @@ CARRIER_BYTES, WORD_BYTES = 8_192, 10_240
 LEAD_BYTES = 6_400
 PAUSE_BYTES = 25_600
 PER_UTTERANCE = 5
+INSIDE_A_WORD_BYTES = LEAD_BYTES + 7 * WORD_BYTES + PAUSE_BYTES + CARRIER_BYTES // 2
+FAST_PACKET_SECONDS = 0.02
 
 
 @asynccontextmanager
@@ -133,6 +146,60 @@ async def check_nobody_new(url: str) -> None:
     assert refused.value.response.status_code == 503
     assert int(refused.value.response.headers["Retry-After"]) >= 1
     assert orjson.loads(refused.value.response.body or b"")["code"] == "draining"
+
+
+async def talk_on(talker: Talker, pcm: bytes) -> None:
+    """Five times as fast as people talk, until the server goes away."""
+    with contextlib.suppress(ConnectionClosed):
+        for packet in packets(pcm):
+            await talker.socket.send(packet)
+            await asyncio.sleep(FAST_PACKET_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("per_utterance", "drain_s"),
+    [(PER_UTTERANCE, 60), (10 * WORDS, 2)],
+    ids=["to the end of a sentence", "between two words"],
+)
+async def test_who_talks_on_goes_on_with_the_next_server(
+    tmp_path: Path, per_utterance: int, drain_s: int
+) -> None:
+    """Told to go in the middle of a word, with more words to come."""
+    pcm = clip(1, WORDS, per_utterance=per_utterance)
+    async with server(tmp_path, "--drain-s", str(drain_s)) as child:
+        first = await Talker.start(child.url)
+        await first.play(pcm[:INSIDE_A_WORD_BYTES])
+        await (await first.socket.ping())
+        child.process.send_signal(signal.SIGTERM)
+        await first.until("draining")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(talk_on(first, pcm[INSIDE_A_WORD_BYTES:]))
+            assert await first.until_closed() == 1012
+        assert await asyncio.wait_for(child.process.wait(), EXIT_SECONDS_MAX) == 0
+    check_farewell(first.messages)
+    assert words_within(INSIDE_A_WORD_BYTES) < len(first.words) < WORDS
+    async with server(tmp_path) as child:
+        second = await Talker.resume(child.url, first.ready, first.last_seq)
+        frame = (await second.until("ready"))["resume_from_frame"]
+        await second.play(pcm[2 * frame :])
+        assert first.words + await second.finish() == texts(1, WORDS)
+    starts = starts_s(WORDS, per_utterance=per_utterance)
+    assert first.word_starts_s + second.word_starts_s == pytest.approx(starts, abs=0.001)
+    assert stored_words(tmp_path, first.ready["session_id"]) == texts(1, WORDS)
+
+
+async def test_a_client_that_ends_while_it_is_heard_out_gets_its_end(tmp_path: Path) -> None:
+    async with server(tmp_path) as child:
+        talker = await Talker.start(child.url)
+        await talker.play(clip(1, 7))
+        await (await talker.socket.ping())
+        child.process.send_signal(signal.SIGTERM)
+        await talker.until("draining")
+        await talker.say("end")
+        assert await talker.until_closed() == 1000
+        assert talker.messages[-1]["type"] == "done"
+        assert talker.words == texts(1, 7)
+        assert await asyncio.wait_for(child.process.wait(), EXIT_SECONDS_MAX) == 0
 
 
 async def test_sessions_that_were_ending_end_in_good_order(tmp_path: Path) -> None:
