@@ -153,7 +153,7 @@ def write(rows: Sequence[Row], given: argparse.Namespace) -> None:
 
 
 def ceilings(path: Path) -> dict[str, float | None]:
-    """What the bench found that no server with these weights can exceed here; None where it has
+    """The ceilings of these weights on this machine, by the bench; None where it has
     not looked yet."""
     found = orjson.loads(path.read_bytes()) if path.exists() else {}
     return {name: found.get(name) for name in CEILINGS}

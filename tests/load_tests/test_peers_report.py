@@ -17,6 +17,7 @@ from load_tests.peers.report import (
     row_of,
     times_best_peer,
     wer_above_best_peer,
+    wer_above_best_peer_at_most,
 )
 from load_tests.peers.system import System
 from load_tests.peers.talking import Heard
@@ -29,7 +30,8 @@ def never(folder: Path, streams: int) -> Any:
 
 
 def system(name: str, finals: str | None = None) -> System:
-    return System(name, never, WhisperLiveDialect, ("--x", "1"), "why", finals, {"x": "1.0"})
+    options = ("--x", "1", "--model", "/home/somebody/tiny")
+    return System(name, never, WhisperLiveDialect, options, "why", finals, {"x": "1.0"})
 
 
 def row(name: str, held: int, *, wer: float = 0.1, finals: str | None = None) -> Row:
@@ -48,6 +50,14 @@ def test_ratios_are_to_the_best_peer_that_was_measured() -> None:
     ]
     assert times_best_peer(rows) == {"exact": 6.0, "calibrated": 10.0}
     assert wer_above_best_peer(rows) == {"exact": 0.05, "calibrated": 0.05}
+
+
+def test_word_errors_are_compared_where_the_streams_were_counted() -> None:
+    rows = [row("ours", 12, finals="exact"), row("a", 2), row("b", 1, wer=0.05)]
+    rows[0]["at_most"]["wer"], rows[1]["at_most"]["wer"] = 0.13, 0.1
+    found = wer_above_best_peer_at_most(rows)
+    assert found == {"exact": 0.03, "calibrated": None}, "b has fewer errors, and fewer streams"
+    assert wer_above_best_peer_at_most(rows[:1])["exact"] is None
 
 
 def test_a_peer_that_holds_none_counts_as_one_and_ours_may_be_missing() -> None:
@@ -84,6 +94,7 @@ def test_the_page_names_versions_options_failures_and_void_runs() -> None:
     assert "ImportError: libcuda" in page
     assert "| c 0.2 | failed |" in page
     assert "x 1.0" in page
+    assert "`--x 1 --model tiny`" in page
     assert found["is_void"]
     assert found["rows"][1]["probes"][0]["disturbances"]
 

@@ -1,7 +1,8 @@
 """What one call of Whisper's encoder and decoder costs, by context, rows and number format.
 
 And the ceiling that follows: how many streams these processors could hold if they did nothing but
-finals, or finals and a partial a second. No server can hold more with these weights.
+finals, or finals and a partial a second heard with 10 s. No server with exact finals can hold more
+than the first with these weights.
 """
 
 import time
